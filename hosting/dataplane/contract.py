@@ -238,12 +238,14 @@ def encode(value: AnyFact | AnyReport) -> bytes:
 
 def decode_fact(raw: bytes | str) -> AnyFact:
     """Raises msgspec.ValidationError or msgspec.DecodeError: skip that fact, count it, never stop following."""
-    return _fact_decoder.decode(raw)
+    fact: AnyFact = _fact_decoder.decode(raw)
+    return fact
 
 
 def decode_report(raw: bytes | str) -> AnyReport:
     """Raises msgspec.ValidationError or msgspec.DecodeError."""
-    return _report_decoder.decode(raw)
+    report: AnyReport = _report_decoder.decode(raw)
+    return report
 
 
 def b64url(raw: bytes) -> str:

@@ -1,0 +1,29 @@
+"""What tenants run, one file a question. Model rows stay in this room; what crosses is a frozen dataclass."""
+
+from hosting.models.account import Account
+from hosting.models.health import Flip, HealthState, Incident, LatencySample, Probe
+from hosting.models.operation import Operation, Step
+from hosting.models.release import Deployment, DeploymentTarget, Release
+from hosting.models.resource import Binding, Resource, Secret
+from hosting.models.server import Environment, Server
+from hosting.models.version import Version
+
+__all__ = [
+    "Account",
+    "Binding",
+    "Deployment",
+    "DeploymentTarget",
+    "Environment",
+    "Flip",
+    "HealthState",
+    "Incident",
+    "LatencySample",
+    "Operation",
+    "Probe",
+    "Release",
+    "Resource",
+    "Secret",
+    "Server",
+    "Step",
+    "Version",
+]

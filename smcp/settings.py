@@ -1,0 +1,179 @@
+"""Django's settings, from `env`. One file for every process; SMCP_DB_ROLE says which database role it acts as."""
+
+from __future__ import annotations
+
+import secrets
+
+from hosting.dataplane.contract import parse_keyring, unb64url
+from smcp import env
+
+DEBUG = env.flag("SMCP_DEBUG")
+SECRET_KEY = env.text("SMCP_SECRET_KEY") or secrets.token_urlsafe(48)
+DOOR = env.text("SMCP_DOOR", "api")  # which URLs this process serves: api or console
+if DOOR not in {"api", "console"}:
+    raise env.BadEnvironment("SMCP_DOOR must be api or console")
+INSTALLATION = env.text("SMCP_INSTALLATION", "dev")
+
+# ── Where things are ─────────────────────────────────────────────────────────────────────────────────────────────────
+API_URL = env.text("SMCP_API_URL", "http://127.0.0.1:8000")
+CONSOLE_URL = env.text("SMCP_CONSOLE_URL", "http://127.0.0.1:8001")
+GATEWAY_URL = env.text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080")
+GATEWAY_DOMAIN = env.text("SMCP_GATEWAY_DOMAIN", "mcp.localhost")
+REDIS_URL = env.text("REDIS_URL", "redis://127.0.0.1:6380/0")
+DATAPLANE_REDIS_URL = env.text("SMCP_DATAPLANE_REDIS_URL", REDIS_URL)
+CLOUDFLARE_API_BASE_URL = env.text("CLOUDFLARE_API_BASE_URL", "https://api.cloudflare.com/client/v4")
+CLOUDFLARE_API_TOKEN = env.text("CLOUDFLARE_API_TOKEN")
+CLOUDFLARE_ACCOUNT_ID = env.text("CLOUDFLARE_ACCOUNT_ID")
+CLOUDFLARE_REQUESTS = env.number("SMCP_CLOUDFLARE_REQUESTS", 1200)  # per CLOUDFLARE_WINDOW_S and account
+CLOUDFLARE_WINDOW_S = env.number("SMCP_CLOUDFLARE_WINDOW_S", 300)
+DISPATCH_URL = env.text("SMCP_DISPATCH_URL")
+DISPATCH_HOST = env.text("SMCP_DISPATCH_HOST")
+
+# ── Keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# Without keys of its own a process makes some up: good for one-off commands, useless for two processes, and safe.
+SEALING_KEYS = parse_keyring(env.text("SMCP_SEALING_KEYS", "dev:" + secrets.token_urlsafe(32)))
+DISPATCH_KEYS = parse_keyring(
+    env.text("SMCP_DISPATCH_KEYS", "dev:" + secrets.token_urlsafe(32))
+)  # Ed25519 seeds
+PROBE_KEY = unb64url(env.text("SMCP_PROBE_KEY", secrets.token_urlsafe(32)))
+
+# ── Django ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+DB_ROLE = env.text(
+    "SMCP_DB_ROLE", "owner"
+)  # app: the REST API; system: everything else that runs; owner: migrations
+if DB_ROLE not in {"owner", "app", "system"}:
+    raise env.BadEnvironment("SMCP_DB_ROLE must be app, system or owner")
+_database = (
+    env.database(
+        {"owner": "DATABASE_URL", "app": "SMCP_APP_DATABASE_URL", "system": "SMCP_SYSTEM_DATABASE_URL"}[
+            DB_ROLE
+        ]
+    )
+    or env.database("DATABASE_URL")
+    or env.Database(name="smcp", user="smcp_owner", password="", host="127.0.0.1", port="5433")
+)
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": _database.name,
+        "USER": _database.user,
+        "PASSWORD": _database.password,
+        "HOST": _database.host,
+        "PORT": _database.port,
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {} if DB_ROLE == "owner" else {"options": f"-c role=smcp_{DB_ROLE}"},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "tenants.User"
+
+INSTALLED_APPS = [
+    "unfold",
+    "smcp.console.apps.ConsoleSiteConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "smcp.common",
+    "tenants",
+    "hosting",
+    "smcp.console.apps.ConsoleConfig",
+    "smcp.stack",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "smcp.urls"
+ASGI_APPLICATION = "smcp.asgi.application"
+ALLOWED_HOSTS = env.text("SMCP_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],.localhost").split(",")
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = env.text("SMCP_STATIC_DIR", str(env.ROOT / "var" / "static"))
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "blobs": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": env.text("SMCP_BLOB_DIR", str(env.ROOT / "var" / "blobs"))},
+    },
+}
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("SMCP_LOG_LEVEL", "INFO")},
+}
+
+# ── Celery ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_DEFAULT_QUEUE = f"smcp-{INSTALLATION}"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BEAT_SCHEDULE = {
+    "sweep-operations": {
+        "task": "hosting.tasks.sweep_operations",
+        "schedule": 3.0,
+        "options": {"expires": 3},
+    },
+    "republish-routes": {
+        "task": "hosting.tasks.republish_routes",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
+    "collect-reports": {"task": "hosting.tasks.collect_reports", "schedule": 5.0, "options": {"expires": 5}},
+    "probe-environments": {
+        "task": "hosting.tasks.probe_environments",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
+    "prune-history": {
+        "task": "hosting.tasks.prune_history",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "reconcile-accounts": {
+        "task": "hosting.tasks.reconcile_accounts",
+        "schedule": 600.0,
+        "options": {"expires": 600},
+    },
+}
