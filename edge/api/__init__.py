@@ -1,0 +1,1 @@
+"""The operations of API v4, a module per product. Source: https://developers.cloudflare.com/api/."""

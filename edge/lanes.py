@@ -1,0 +1,218 @@
+"""SQLite files off the event loop: a Lane is one file, one connection, one thread.
+
+Nothing is shared between files, so a statement that runs for half a minute in one delays nobody who uses another. Work in one Lane
+runs in order. A Lane that was not used for a while is closed (thread and file handles go away) and opens again by itself.
+If we crash half-way the write-ahead log of the file has every committed transaction, and nothing of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Prepare = Callable[[sqlite3.Connection], None]
+INTERRUPT_AGAIN_S = 0.05
+
+
+class LaneError(Exception):
+    """Root of this module's errors: Overdue (ran past its time limit) · Crowded (too many wait)."""
+
+
+class Overdue(LaneError):
+    """The work ran past its time limit and was interrupted; its transaction is rolled back."""
+
+
+class Crowded(LaneError):
+    """Too much work already waits for this file."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One piece of work. `is_stopped` is set before each interrupt, so work may look at it between statements."""
+
+    is_stopped: bool = False
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lane:
+    """One SQLite file. `prepare` sees every new connection first (pragmas, schema, authorizer)."""
+
+    def __init__(self, path: Path, prepare: Prepare, *, max_waiting: int = 10_000) -> None:
+        self.path = path
+        self.used_at = time.monotonic()
+        self.waiting = 0
+        self._prepare = prepare
+        self._max_waiting = max_waiting
+        self._executor: ThreadPoolExecutor | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._guard = threading.Lock()
+        self._running: Job | None = None
+
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float | None = None) -> T:
+        """Run `work` in the lane's thread, after what already waits there. The limit counts from when it starts.
+
+        Raises Overdue, Crowded, and whatever `work` raises. Cancelling the caller interrupts the work.
+        """
+        if self.waiting >= self._max_waiting:
+            raise Crowded(f"{self.waiting} pieces of work wait for {self.path.name}")
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"lane-{self.path.stem[:24]}")
+        self.waiting += 1
+        self.used_at = time.monotonic()
+        job = Job()
+        loop = asyncio.get_running_loop()
+        began = None if timeout_s is None else partial(loop.call_soon_threadsafe, job.started.set)
+        future = loop.run_in_executor(self._executor, self._work, work, job, began)
+        watch = None if timeout_s is None else asyncio.create_task(self._watch(job, timeout_s))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._interrupt(job)
+            future.add_done_callback(_ignore_outcome)
+            raise
+        finally:
+            if watch is not None:
+                watch.cancel()
+            self.waiting -= 1
+            self.used_at = time.monotonic()
+
+    async def close(self) -> None:
+        """Wait for the work in progress, then close the file. The next `run` opens it again."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await asyncio.get_running_loop().run_in_executor(executor, self._close)
+            executor.shutdown(wait=False)
+
+    def _work(
+        self, work: Callable[[sqlite3.Connection], T], job: Job, began: Callable[[], object] | None
+    ) -> T:
+        if began is not None:
+            began()
+        with self._guard:
+            if job.is_stopped:
+                raise Overdue("stopped before it began")
+            if self._connection is None:
+                self._connection = self._open()
+            self._running = job
+        try:
+            return work(self._connection)
+        except sqlite3.OperationalError as exc:
+            if job.is_stopped:
+                raise Overdue("interrupted") from exc
+            raise
+        finally:
+            with self._guard:
+                self._running = None
+            if self._connection.in_transaction:
+                self._connection.rollback()
+
+    async def _watch(self, job: Job, timeout_s: float) -> None:
+        # An interrupt between two statements stops neither, so it is repeated until the job is over.
+        await job.started.wait()
+        await asyncio.sleep(timeout_s)
+        while True:
+            self._interrupt(job)
+            await asyncio.sleep(INTERRUPT_AGAIN_S)
+
+    def _interrupt(self, job: Job) -> None:
+        with self._guard:
+            job.is_stopped = True
+            if self._running is job and self._connection is not None:
+                self._connection.interrupt()
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # No statement cache: an authorizer is asked when a statement is prepared, and must be asked every time.
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=0
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA busy_timeout=10000").fetchall()
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Lanes:
+    """Lanes by path, opened on demand, closed after `idle_s` without use."""
+
+    def __init__(self, *, idle_s: float = 60.0) -> None:
+        self._lanes: dict[Path, Lane] = {}
+        self._idle_s = idle_s
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def get(self, path: Path, prepare: Prepare, *, max_waiting: int = 10_000) -> Lane:
+        lane = self._lanes.get(path)
+        if lane is None:
+            lane = self._lanes[path] = Lane(path, prepare, max_waiting=max_waiting)
+        return lane
+
+    async def forget(self, path: Path) -> None:
+        """Close and drop the lane of a file that is about to be deleted."""
+        lane = self._lanes.pop(path, None)
+        if lane is not None:
+            await lane.close()
+
+    def start(self) -> None:
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for lane in list(self._lanes.values()):
+            await lane.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._idle_s / 2)
+            for lane in list(self._lanes.values()):
+                if lane.waiting == 0 and time.monotonic() - lane.used_at > self._idle_s:
+                    await lane.close()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing: BEGIN IMMEDIATE, then COMMIT, or ROLLBACK when the block raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
+    """Bring a file of ours up to date: `PRAGMA user_version` counts the migrations it has seen."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations):
+        raise sqlite3.DatabaseError("the file was written by a newer edge")
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;")
+
+
+def _ignore_outcome(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.debug("lane.work_abandoned", extra={"error": repr(error)})
