@@ -1,7 +1,7 @@
 """What tenants run, one file a question. Model rows stay in this room; what crosses is a frozen dataclass."""
 
 from hosting.models.account import Account
-from hosting.models.health import Flip, HealthState, Incident, LatencySample, Probe
+from hosting.models.health import Flip, HealthState, Incident, LatencySample, Probe, ReportCursor
 from hosting.models.operation import Operation, Step
 from hosting.models.release import Deployment, DeploymentTarget, Release
 from hosting.models.resource import Binding, Resource, Secret
@@ -21,6 +21,7 @@ __all__ = [
     "Operation",
     "Probe",
     "Release",
+    "ReportCursor",
     "Resource",
     "Secret",
     "Server",

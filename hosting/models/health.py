@@ -110,3 +110,14 @@ class LatencySample(TenantModel):
 
     def __str__(self) -> str:
         return f"{self.minute:%H:%M}"
+
+
+class ReportCursor(models.Model):
+    """How far the reports of the data plane were read. Moves in the transaction that applies them: each counts once."""
+
+    stream = models.CharField(max_length=120, primary_key=True)
+    position = models.CharField(max_length=40, default="0-0")
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.position
