@@ -149,12 +149,9 @@ def test_the_next_probe_falls_within_half_to_one_and_a_half_intervals(seconds, p
 
 def test_probes_of_many_environments_spread_evenly_over_the_interval():
     due = Counter()
+    seen = Evidence(at=START, is_ok=True, source="probe", latency_ms=1.0, weight=2)
     for n in range(6000):
-        belief, _ = weigh(
-            fresh(),
-            Evidence(at=START, is_ok=True, source="probe", latency_ms=1.0),
-            phase=phase_of(f"environment-{n}"),
-        )
+        belief, _ = weigh(fresh(), seen, phase=phase_of(f"environment-{n}"))
         due[int((belief.next_probe_at - START).total_seconds())] += 1
     per_second = [due[s] for s in range(30, 90)]
     assert sum(per_second) == 6000
