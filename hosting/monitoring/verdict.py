@@ -89,9 +89,16 @@ def weigh(belief: Belief, evidence: Evidence, *, phase: float = 0.0) -> tuple[Be
             at=evidence.at, old=belief.state, new=after.state, reason=evidence.failure or _praise(after)
         )
     interval = _interval(after, evidence, flipped=change is not None)
-    return replace(
-        after, interval_s=interval, next_probe_at=evidence.at + timedelta(seconds=interval)
-    ), change
+    return replace(after, interval_s=interval, next_probe_at=_next(evidence.at, interval, phase)), change
+
+
+def _next(at: datetime, interval_s: int, phase: float) -> datetime:
+    """When to look again: at this Environment's own place in the interval; in doubt, as soon as the interval says."""
+    if interval_s < QUIET_INTERVAL_S:
+        return at + timedelta(seconds=interval_s)
+    earliest_s = at.timestamp() + interval_s / 2
+    passed_s = (earliest_s - phase * interval_s) % interval_s
+    return at + timedelta(seconds=interval_s / 2 + (interval_s - passed_s) % interval_s)
 
 
 def _state_of(belief: Belief) -> State:
