@@ -69,10 +69,14 @@ class Cloudflare(Protocol):
 
     # Workers for Platforms
     def ensure_dispatch_namespace(self) -> None: ...
-    def put_account_script(self, name: str, upload: ScriptUpload) -> None:
+    def put_account_script(self, name: str, upload: ScriptUpload) -> Found:
         """A Worker of our own outside the namespace (the dispatcher). Replaces what is there."""
 
-    def put_script(self, name: str, upload: ScriptUpload) -> None:
+    def get_account_script_tags(self, name: str) -> list[str] | None:
+        """The tags of such a Worker; None when there is none."""
+
+    def delete_account_script(self, name: str) -> None: ...
+    def put_script(self, name: str, upload: ScriptUpload) -> Found:
         """Into the dispatch namespace. Replaces what is there: repeat freely."""
 
     def get_script(self, name: str) -> Found | None: ...
