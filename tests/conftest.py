@@ -1,0 +1,135 @@
+"""The real parts every room's tests share: Postgres, Redis and the edge, each started once per run when first asked for.
+
+Tests make tenants of their own and leave them; nothing is flushed in between. Django's connection acts as `smcp_app`, so
+row-level security holds for tests as it does for requests; `tenancy.as_system()` is there for what the system would do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from smcp.stack.postgres import Postgres
+from smcp.stack.redis import Redis
+from tests import parts as real_parts
+from tests.parts import Parts, PlatformEdge
+
+PARTS = real_parts.plan_parts()
+# Django reads its settings in pytest_configure; from then on they do not change.
+os.environ.update(PARTS.test_environ())
+MIGRATE_TIMEOUT_S = 120
+
+
+class NetworkGuard:
+    """Refuses every connection of this process that would leave the machine."""
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in {"socket.connect", "socket.sendto"}:
+            address = arguments[1]
+            if isinstance(address, tuple) and not _is_loopback(str(address[0])):
+                raise PermissionError(f"tests stay on this machine; refused: {address[0]}")
+        elif event == "socket.getaddrinfo" and arguments[0] and not _is_loopback(_text(arguments[0])):
+            raise PermissionError(f"tests stay on this machine; refused: {arguments[0]}")
+
+
+def _text(host: str | bytes) -> str:
+    return host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    sys.addaudithook(NetworkGuard())
+    assert settings.INSTALLED_APPS  # read now, so that pytest-django finds them and sets Django up
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    real_parts.forget_parts(PARTS)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    """Ports, secrets and addresses of this run; `parts.environ(role)` starts processes of ours."""
+    return PARTS
+
+
+@pytest.fixture(scope="session")
+def postgres_server(parts: Parts) -> Iterator[Postgres]:
+    """The server with its roles and an empty database."""
+    child = real_parts.start_postgres(parts)
+    yield parts.postgres
+    child.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: Postgres, parts: Parts) -> Postgres:
+    """The server with the database migrated by its owner."""
+    migrate = [sys.executable, "manage.py", "migrate", "--no-input", "--verbosity=0"]
+    done = subprocess.run(
+        migrate,
+        cwd=real_parts.ROOT,
+        env=parts.environ("owner"),
+        capture_output=True,
+        text=True,
+        timeout=MIGRATE_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return postgres_server
+
+
+@pytest.fixture(scope="session")
+def redis_server(parts: Parts) -> Iterator[Redis]:
+    child = real_parts.start_redis(parts)
+    yield parts.redis
+    child.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """An empty Redis database: the one the settings name."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url()) as client:
+        client.flushdb()
+    return redis_server.url()
+
+
+@pytest.fixture(scope="session")
+def edge(parts: Parts) -> Iterator[PlatformEdge]:
+    """The edge the settings name; restart it as you like, leave it running."""
+    process = PlatformEdge(parts)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(postgres: Postgres) -> None:
+    """pytest-django makes no database of its own: ours is there, migrated, and stays."""
+
+
+@pytest.fixture
+def committed_db(django_db_setup: None, django_db_blocker: pytest.DjangoDbBlocker) -> Iterator[None]:  # type: ignore[name-defined]
+    """Database access with real commits, seen by other processes. The connection is closed afterwards."""
+    from django.db import connections
+
+    with django_db_blocker.unblock():
+        yield
+        connections.close_all()
+
+
+@pytest.fixture
+def free_port() -> int:
+    return real_parts.free_port()
