@@ -57,7 +57,7 @@ def success(
     *,
     status: int = 200,
     result_info: Mapping[str, Any] | None = None,
-    messages: Sequence[str] = (),
+    messages: Sequence[Mapping[str, Any]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     body: dict[str, Any] = {"result": result, "success": True, "errors": [], "messages": list(messages)}

@@ -27,7 +27,7 @@ INTERRUPT_AGAIN_S = 0.05
 
 
 class LaneError(Exception):
-    """Root of this module's errors: Overdue (ran past its time limit) · Crowded (too many wait)."""
+    """Root of this module's errors: Overdue (ran past its limit) · Crowded (too many wait) · Retired (deleted)."""
 
 
 class Overdue(LaneError):
@@ -36,6 +36,10 @@ class Overdue(LaneError):
 
 class Crowded(LaneError):
     """Too much work already waits for this file."""
+
+
+class Retired(LaneError):
+    """The file is being deleted."""
 
 
 @dataclass(eq=False)
@@ -53,6 +57,7 @@ class Lane:
         self.path = path
         self.used_at = time.monotonic()
         self.waiting = 0
+        self.is_retired = False
         self._prepare = prepare
         self._max_waiting = max_waiting
         self._executor: ThreadPoolExecutor | None = None
@@ -63,8 +68,10 @@ class Lane:
     async def run(self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float | None = None) -> T:
         """Run `work` in the lane's thread, after what already waits there. The limit counts from when it starts.
 
-        Raises Overdue, Crowded, and whatever `work` raises. Cancelling the caller interrupts the work.
+        Raises Overdue, Crowded, Retired, and whatever `work` raises. Cancelling the caller interrupts the work.
         """
+        if self.is_retired:
+            raise Retired(self.path.name)
         if self.waiting >= self._max_waiting:
             raise Crowded(f"{self.waiting} pieces of work wait for {self.path.name}")
         if self._executor is None:
@@ -169,9 +176,10 @@ class Lanes:
         return lane
 
     async def forget(self, path: Path) -> None:
-        """Close and drop the lane of a file that is about to be deleted."""
+        """Close the lane of a file that is about to be deleted; work that comes later meets Retired."""
         lane = self._lanes.pop(path, None)
         if lane is not None:
+            lane.is_retired = True
             await lane.close()
 
     def start(self) -> None:

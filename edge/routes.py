@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from edge.auth import Caller
 from edge.container import Edge
 from edge.envelope import BadRequest
 
@@ -32,6 +33,12 @@ class Route:
 def account_of(request: web.Request) -> str:
     """The account in the path; the frame has checked that the token opens it."""
     return request.match_info["account_id"]
+
+
+def caller_of(request: web.Request) -> Caller:
+    """The known token behind the request."""
+    caller: Caller = request["edge.caller"]
+    return caller
 
 
 def raw_tail(request: web.Request, marker: str) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from edge.bindings import kv
 from edge.container import Edge
 
 RESOURCE_HEADER = "x-edge-resource"
 Protocol = Callable[[web.Request, Edge, str, str], Awaitable[web.StreamResponse]]
-PROTOCOLS: Mapping[str, Protocol] = {}
+PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer}
 
 
 async def handle(

@@ -6,16 +6,14 @@ from pathlib import Path
 
 from edge.lanes import Lanes
 from edge.state import State
+from edge.storage.kv import KvStore
 
 
 class Storage:
     """The three stores. `start` once, before anything is asked of them."""
 
     def __init__(self, root: Path, state: State, lanes: Lanes, *, d1_timeout_s: float) -> None:
-        self.root = root
-        self.state = state
-        self.lanes = lanes
-        self.d1_timeout_s = d1_timeout_s
+        self.kv = KvStore(root / "kv", state, lanes)
 
     async def start(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        await self.kv.start()
