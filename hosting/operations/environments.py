@@ -1,0 +1,136 @@
+"""Environments: placed in an account for good, and told their policies.
+
+Access, origins and limits are part of the Route and hold at once. Variables, egress and secrets are part of a Release: they
+hold from the next deployment on.
+
+DomainError
+├── Conflict:     EnvironmentSlugTaken
+└── Unavailable:  NoRoom
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from hosting import policies
+from hosting.models import Account, Environment, Server
+from hosting.operations.rows import check_slug, lock_environment, lock_server
+from hosting.signals import tell_environment_changed
+from smcp.common import audit
+from smcp.common.errors import Conflict, Unavailable
+from smcp.common.slugs import ENVIRONMENT_SLUG_MAX
+from smcp.common.tenancy import as_tenant
+
+
+class EnvironmentSlugTaken(Conflict):
+    code = "slug-taken"
+    title = "The slug is taken"
+
+
+class NoRoom(Unavailable):
+    code = "no-room"
+    title = "No account takes new environments"
+
+
+def create_environment(
+    *, tenant_id: str, actor: str, server_id: str, slug: str, access: Sequence[str] = ("api_key",)
+) -> Environment:
+    """Raises NotFound, ServerGone, SlugInvalid, EnvironmentSlugTaken, NoRoom, Invalid."""
+    check_slug(slug, longest=ENVIRONMENT_SLUG_MAX)
+    policies.check_access(access)
+    with as_tenant(tenant_id):
+        server = lock_server(tenant_id=tenant_id, server_id=server_id)
+        return place_environment(server=server, actor=actor, slug=slug, access=access)
+
+
+def place_environment(
+    *, server: Server, actor: str, slug: str, access: Sequence[str] = ("api_key",)
+) -> Environment:
+    """In an account that takes new ones; the sweep closes an account that is full. Needs a transaction as the tenant."""
+    account = Account.objects.only("id").filter(state=Account.State.OPEN).order_by("name").first()
+    if account is None:
+        raise NoRoom("No account takes new environments at the moment.", retry_after_s=60)
+    try:
+        with transaction.atomic():
+            environment = Environment.objects.create(
+                tenant_id=server.tenant_id,
+                server=server,
+                slug=slug,
+                account_id=account.id,
+                access=list(access),
+            )
+    except IntegrityError as exc:
+        raise EnvironmentSlugTaken(
+            f"The slug “{slug}” is taken; slugs are never given again.", fields={"slug": "Taken."}
+        ) from exc
+    _record(environment, actor, "environment.created", {"server": server.slug, "slug": slug})
+    tell_environment_changed(environment.tenant_id, environment.id)
+    return environment
+
+
+def update_environment(
+    *,
+    tenant_id: str,
+    actor: str,
+    environment_id: str,
+    access: Sequence[str] | None = None,
+    allowed_origins: Sequence[str] | None = None,
+    egress_allow: Sequence[str] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    variables: Mapping[str, str] | None = None,
+    releases_kept: int | None = None,
+) -> Environment:
+    """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid."""
+    wanted: dict[str, Any] = {}
+    if access is not None:
+        policies.check_access(access)
+        wanted["access"] = list(access)
+    if allowed_origins is not None:
+        policies.check_origins(allowed_origins)
+        wanted["allowed_origins"] = list(allowed_origins)
+    if egress_allow is not None:
+        policies.check_egress(egress_allow)
+        wanted["egress_allow"] = list(egress_allow)
+    if limits is not None:
+        policies.check_limits(limits)
+        wanted["limits"] = dict(limits)
+    if variables is not None:
+        policies.check_variables(variables)
+        wanted["variables"] = dict(variables)
+    if releases_kept is not None:
+        policies.check_releases_kept(releases_kept)
+        wanted["releases_kept"] = releases_kept
+    with as_tenant(tenant_id):
+        environment = lock_environment(tenant_id=tenant_id, environment_id=environment_id)
+        changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}
+        if changed:
+            before = {key: getattr(environment, key) for key in changed}
+            Environment.objects.filter(tenant_id=tenant_id, id=environment_id).update(**changed)
+            _record(
+                environment,
+                actor,
+                "environment.updated",
+                {"before": _without_values(before), "after": _without_values(changed)},
+            )
+            tell_environment_changed(tenant_id, environment_id)
+            environment.refresh_from_db()
+        return environment
+
+
+def _without_values(policy: dict[str, Any]) -> dict[str, Any]:
+    # People put secrets into variables although there are secrets for them: the trail keeps names only.
+    return {key: sorted(value) if key == "variables" else value for key, value in policy.items()}
+
+
+def _record(environment: Environment, actor: str, action: str, detail: dict[str, Any]) -> None:
+    audit.record(
+        tenant_id=environment.tenant_id,
+        actor=actor,
+        action=action,
+        object_kind="environment",
+        object_id=environment.id,
+        detail=detail,
+    )
