@@ -1,0 +1,35 @@
+"""`python -m hosting.dataplane`: one gateway process, told by its environment (settings.py). Exits 0 after a signal."""
+
+from __future__ import annotations
+
+import sys
+
+import uvloop
+
+from hosting.dataplane.app import App
+from hosting.dataplane.logs import configure_logs
+from hosting.dataplane.settings import Settings, SettingsError, read_settings
+
+
+async def _run(settings: Settings) -> None:
+    await App(settings).run()
+
+
+def main() -> int:
+    """0 after a signal, 2 for a wrong environment, 1 when a port is taken or something unforeseen ends it."""
+    configure_logs()
+    try:
+        settings = read_settings()
+    except SettingsError as exc:
+        sys.stderr.write(f"gateway: {exc}\n")
+        return 2
+    try:
+        uvloop.run(_run(settings))
+    except OSError as exc:
+        sys.stderr.write(f"gateway: cannot listen: {exc.strerror or exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

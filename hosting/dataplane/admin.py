@@ -1,0 +1,83 @@
+"""The operator's door, on a port of its own: /healthz (the process lives), /readyz (send it traffic), /metrics (Prometheus)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from hosting.dataplane.follow import Follower
+from hosting.dataplane.metrics import Metrics
+
+STALE_AFTER_S = 10.0
+
+
+class Admin:
+    """Serves until `close`."""
+
+    def __init__(
+        self, *, follower: Follower, metrics: Metrics, node: str, is_draining: Callable[[], bool]
+    ) -> None:
+        self._follower = follower
+        self._metrics = metrics
+        self._node = node
+        self._is_draining = is_draining
+        self._runner: web.AppRunner | None = None
+
+    async def open(self, host: str, port: int) -> None:
+        """Raises OSError when the port is taken."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._get_metrics)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _json(200, {"status": "ok", "node": self._node})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """200 while requests are welcome. Without Redis they still are: `degraded` says what is stale then."""
+        follower, table = self._follower, self._follower.table
+        degraded = []
+        if not follower.is_connected:
+            degraded.append("redis: changes, revocations and reports wait")
+        if follower.source == "disk":
+            degraded.append("routes: from disk, not confirmed since the start")
+        is_ready = table is not None and not self._is_draining()
+        state: dict[str, Any] = {
+            "ready": is_ready,
+            "node": self._node,
+            "draining": self._is_draining(),
+            "redis": "up" if follower.is_connected else "down",
+            "redis_trouble": follower.trouble,
+            "source": follower.source,
+            "degraded": degraded,
+            "counts": table.counts if table is not None else {},
+            "changed_at": follower.changed_at,
+            "synced_s_ago": round(time.time() - follower.synced_at, 3) if follower.synced_at else None,
+        }
+        return _json(200 if is_ready else 503, state)
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        follower, metrics = self._follower, self._metrics
+        metrics.redis_up.set(follower.is_connected)
+        metrics.reloads.set(follower.reloads)
+        metrics.skipped.set(follower.skipped)
+        metrics.changed_at.set(follower.changed_at)
+        metrics.synced_at.set(follower.synced_at)
+        for kind, count in (follower.table.counts if follower.table is not None else {}).items():
+            metrics.facts.labels(kind).set(count)
+        return web.Response(body=metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4"})
+
+
+def _json(status: int, value: object) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")

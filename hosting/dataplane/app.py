@@ -1,0 +1,150 @@
+"""One gateway process, put together: the parts in the order they start, and the other way round when it ends.
+
+SIGTERM: /readyz turns 503 and new requests are refused; whoever only listens is sent elsewhere at once; requests in flight
+have `drain_s` to finish, then their streams end with an honest error; what was counted is reported; exit 0. A second SIGTERM
+does not wait. SIGKILL loses at most one window of reports: nothing else is only here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from hosting.dataplane.admin import Admin
+from hosting.dataplane.exchange import Exchange, Receive, Send
+from hosting.dataplane.follow import Follower, connect_redis
+from hosting.dataplane.gateway import Gateway
+from hosting.dataplane.logs import log
+from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.proxy import Proxy
+from hosting.dataplane.relay import Streams
+from hosting.dataplane.reports import Reports
+from hosting.dataplane.settings import Settings
+from hosting.dataplane.upstream import Upstream
+
+MAX_HEADER_BYTES = 64 * 1024
+HEADER_TIMEOUT_MS = 15_000
+FIRST_LOAD_S = 3.0
+LAST_WORDS_S = 2.0
+
+
+class App:
+    """Runs until a signal ends it. Create it inside the running loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = connect_redis(settings.redis_url)
+        self._metrics = Metrics()
+        self._follower = Follower(settings, self._redis)
+        self._reports = Reports(
+            installation=settings.installation,
+            node=settings.node,
+            window_s=settings.report_window_s,
+            redis=self._redis,
+            metrics=self._metrics,
+        )
+        self._streams = Streams(reports=self._reports, metrics=self._metrics)
+        self._upstream = Upstream(settings.dispatch_keys)
+        proxy = Proxy(
+            settings=settings,
+            upstream=self._upstream,
+            streams=self._streams,
+            reports=self._reports,
+            metrics=self._metrics,
+        )
+        self._gateway = Gateway(
+            settings=settings,
+            follower=self._follower,
+            proxy=proxy,
+            reports=self._reports,
+            metrics=self._metrics,
+        )
+        self._admin = Admin(
+            follower=self._follower,
+            metrics=self._metrics,
+            node=settings.node,
+            is_draining=lambda: self._gateway.is_draining,
+        )
+        self._stopping = asyncio.Event()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._gateway.handle(Exchange(scope, receive, send))
+
+    async def run(self) -> None:
+        """Raises OSError when a port is taken."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self._admin.open(settings.admin_host, settings.admin_port)
+        self._follower.load_from_disk()
+        tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._reports.run())]
+        await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())
+        server = self._server()
+        serving = asyncio.create_task(server.serve())
+        log("gateway.started", node=settings.node, port=settings.port, admin_port=settings.admin_port)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([serving, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in (serving, *tasks):
+                if task.done():
+                    task.result()
+            await self._drain(server)
+        finally:
+            stopping.cancel()
+            await self._close(serving, tasks)
+        log("gateway.stopped", node=settings.node)
+
+    async def _drain(self, server: Server) -> None:
+        log("gateway.draining", in_flight=self._gateway.in_flight)
+        self._gateway.is_draining = True
+        self._stopping.clear()
+        server.stop()  # type: ignore[no-untyped-call]  # in-flight requests go on
+        self._streams.stop_listening()
+        await _first(self._settings.drain_s, self._gateway.wait_idle(), self._stopping.wait())
+        self._streams.stop_all()
+        await _first(LAST_WORDS_S, self._gateway.wait_idle())
+
+    async def _close(self, serving: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
+        await _first(LAST_WORDS_S, serving)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _first(LAST_WORDS_S, self._reports.flush())
+        await self._upstream.close()
+        await self._redis.aclose()
+        await self._admin.close()
+
+    def _server(self) -> Server:
+        settings = self._settings
+        return Server(
+            self,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES
+            ),
+            websockets=False,
+            backlog=2048,
+            backpressure=settings.max_in_flight * 2,
+            log_level=LogLevels.warning,
+        )
+
+
+async def _first(timeout_s: float, *awaitables: Awaitable[Any]) -> None:
+    """Until one of them is done, or the time is up; the others are cancelled."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

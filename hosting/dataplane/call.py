@@ -1,0 +1,76 @@
+"""A request on its way: what was decided about it, from its first header to its last byte.
+
+A Call is the request as the gateway let it in; a Plan is what an era's rules make of it for the server behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hosting.dataplane.auth import Caller
+from hosting.dataplane.contract import Era, Route, Target
+from hosting.dataplane.errors import Headers, JsonRpcId
+from hosting.dataplane.exchange import Exchange
+from hosting.dataplane.jsonrpc import Message
+from hosting.dataplane.sessions import Session
+
+JSON: Headers = (
+    ("content-type", "application/json"),
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+)
+EVENTS: Headers = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-store, no-transform"),
+    ("x-accel-buffering", "no"),
+    ("x-content-type-options", "nosniff"),
+)
+EMPTY: Headers = (("cache-control", "no-store"),)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request that found its Route and was let in."""
+
+    exchange: Exchange
+    headers: dict[str, str]
+    route: Route
+    caller: Caller
+    extra: Headers  # on every answer: request id, CORS
+    request_id: str
+    now: float  # seconds since the epoch
+    era: Era = "legacy"
+
+    @property
+    def is_probe(self) -> bool:
+        return self.caller.kind == "probe"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to send where, and what counts as an answer.
+
+    `ids` are the JSON-RPC ids that must be answered; none of them means the message is only to be accepted (202), except
+    for a listening GET. `open_session` turns the result of `initialize` and the server's session id into headers.
+    """
+
+    target: Target
+    method: Literal["GET", "POST"]
+    headers: dict[str, str]
+    body: bytes | None
+    messages: list[Message] = field(default_factory=list)
+    session: Session | None = None
+    is_listening: bool = False  # a stream for whatever comes: silence is normal, nothing is owed
+    passes_event_ids: bool = False
+    passes_empty_events: bool = False
+    open_session: Callable[[bytes, str], Headers] | None = None
+
+    @property
+    def ids(self) -> list[JsonRpcId]:
+        return [message.id for message in self.messages if message.kind == "request"]
+
+    @property
+    def first_id(self) -> JsonRpcId:
+        return next(iter(self.ids), None)

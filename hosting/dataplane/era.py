@@ -1,0 +1,112 @@
+"""Which era of MCP a request speaks, and the words both eras share.
+
+Legacy revisions have a handshake and sessions; from 2026-07-28 on, every request stands alone and says in its body what it
+is. The first match decides (rules, section 1): a protocol version in the body's `_meta` → modern, even for `initialize`; a
+header naming anything but a legacy revision → modern; otherwise legacy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from hosting.dataplane.contract import Era, Route
+from hosting.dataplane.errors import NOT_ACCEPTABLE, NOT_JSON, JsonRpcId, Refusal
+from hosting.dataplane.jsonrpc import Message
+
+LEGACY_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_REVISIONS = ("2026-07-28",)
+BATCH_REVISION = "2025-03-26"
+POLLING_REVISION = "2025-11-25"  # the first whose clients bear an event without data
+
+PROTOCOL_VERSION_HEADER = "mcp-protocol-version"
+SESSION_HEADER = "mcp-session-id"
+META_VERSION = "io.modelcontextprotocol/protocolVersion"
+META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+META_SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
+
+LISTEN = "subscriptions/listen"
+LIST_METHODS = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
+PROBE_METHODS = LIST_METHODS | {"initialize", "notifications/initialized", "server/discover", "ping"}
+REPEATABLE = LIST_METHODS | {
+    "server/discover",
+    "ping",
+    "resources/read",
+    "prompts/get",
+    "completion/complete",
+}
+
+
+def meta_of(message: Message) -> Mapping[str, Any]:
+    meta = message.params.get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def era_of_headers(headers: Mapping[str, str]) -> Era:
+    version = headers.get(PROTOCOL_VERSION_HEADER)
+    return "legacy" if version is None or version in LEGACY_REVISIONS else "modern"
+
+
+def era_of(parsed: Message | list[Message], headers: Mapping[str, str]) -> Era:
+    first = parsed[0] if isinstance(parsed, list) else parsed
+    return "modern" if META_VERSION in meta_of(first) else era_of_headers(headers)
+
+
+def supported_revisions(route: Route) -> list[str]:
+    """What the servers behind a Route speak, oldest first."""
+    eras = {era for target in route.targets for era in target.eras}
+    return [
+        *(LEGACY_REVISIONS if "legacy" in eras else ()),
+        *(MODERN_REVISIONS if "modern" in eras else ()),
+    ]
+
+
+def check_post_headers(headers: Mapping[str, str]) -> None:
+    """Content-Type and Accept of a POST, both eras. Raises Refusal (415, 406)."""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(NOT_JSON)
+    accept = headers.get("accept")
+    if not (accepts(accept, "application", "json") and accepts(accept, "text", "event-stream")):
+        raise Refusal(NOT_ACCEPTABLE)
+
+
+def accepts(accept: str | None, kind: str, subtype: str) -> bool:
+    """Whether an Accept header allows a media type; wildcards and a missing header allow it (RFC 9110, 12.5.1)."""
+    if accept is None or accept == "*/*":
+        return True
+    wanted = {f"{kind}/{subtype}", f"{kind}/*", "*/*"}
+    return any(part.partition(";")[0].strip().lower() in wanted for part in accept.split(","))
+
+
+class Spoken(msgspec.Struct):
+    """As much of a server's message as the gateway must know; the rest is neither parsed nor changed."""
+
+    jsonrpc: str
+    id: str | int | float | None = None
+    method: str | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_answer(self) -> bool:
+        return self.method is None and (self.result is not msgspec.UNSET) != (self.error is not msgspec.UNSET)
+
+    def answers(self, request_id: JsonRpcId) -> bool:
+        return (
+            self.is_answer
+            and self.id == request_id
+            and isinstance(self.id, str) == isinstance(request_id, str)
+        )
+
+
+_spoken = msgspec.json.Decoder(Spoken)
+_spoken_many = msgspec.json.Decoder(list[Spoken])
+
+
+def hear(data: bytes) -> list[Spoken]:
+    """The messages of a body or an event: one, or those of a batch. Raises msgspec.MsgspecError."""
+    if data.lstrip()[:1] == b"[":
+        return _spoken_many.decode(data)
+    return [_spoken.decode(data)]

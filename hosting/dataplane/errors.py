@@ -1,0 +1,115 @@
+"""Everything the gateway itself can answer instead of the server behind it, in one table.
+
+    Refusal            an answer: HTTP status, JSON-RPC error, headers
+      .kind            one row of the table below
+
+The rows' names are the closed list of outcomes in the metrics. A message never carries a credential or another tenant's text.
+Codes: JSON-RPC 2.0; -32001 as the SDKs use it for sessions; -320xx of MCP 2026-07-28; -32000 is ours for everything about
+access and capacity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+JsonRpcId = str | int | None
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row: the outcome's name, the HTTP status, the JSON-RPC code and what it says unless told better."""
+
+    outcome: str
+    status: int
+    code: int
+    message: str
+
+
+class Refusal(Exception):
+    """Raised anywhere between the first header and the last; becomes the answer."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str = "",
+        *,
+        request_id: JsonRpcId = None,
+        data: Any = None,
+        headers: Headers = (),
+        status: int = 0,
+    ) -> None:
+        super().__init__(message or kind.message)
+        self.kind = kind
+        self.status = status or kind.status
+        self.message = message or kind.message
+        self.request_id = request_id
+        self.data = data
+        self.headers = headers
+
+    def body(self) -> bytes:
+        error: dict[str, Any] = {"code": self.kind.code, "message": self.message}
+        if self.data is not None:
+            error["data"] = self.data
+        return _encode({"jsonrpc": "2.0", "id": self.request_id, "error": error})
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+# The address
+UNKNOWN_HOST = Kind("unknown_host", 421, -32000, "this host is not served here")
+UNKNOWN_ADDRESS = Kind("unknown_address", 404, -32000, "there is no MCP server at this address")
+SUSPENDED = Kind("suspended", 403, -32000, "this server is suspended")
+NOTHING_DEPLOYED = Kind("nothing_deployed", 503, -32603, "nothing is deployed at this address yet")
+STARTING = Kind("starting", 503, -32603, "the gateway does not know its routes yet")
+DRAINING = Kind("draining", 503, -32603, "this gateway is shutting down")
+
+# The caller
+BAD_ORIGIN = Kind("bad_origin", 403, -32000, "this Origin may not call this server")
+UNAUTHENTICATED = Kind("unauthenticated", 401, -32000, "an API key is needed: Authorization: Bearer smcp_…")
+FORBIDDEN = Kind("forbidden", 403, -32000, "this key may not call this server")
+PROBE_ONLY_LOOKS = Kind("forbidden", 403, -32000, "a probe may only initialize, discover and list")
+BUSY = Kind("busy", 429, -32000, "too many requests are in flight for this server")
+OVERLOADED = Kind("overloaded", 503, -32603, "too many requests are in flight on this gateway")
+
+# The request
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, -32000, "this method is not allowed here")
+REPEATED_HEADER = Kind("bad_request", 400, -32600, "a header that must stand once is repeated")
+BAD_HEADER = Kind("bad_request", 400, -32600, "a header is malformed")
+NOT_ACCEPTABLE = Kind(
+    "not_acceptable", 406, -32600, "Accept must allow application/json and text/event-stream"
+)
+NOT_JSON = Kind("not_json", 415, -32600, "Content-Type must be application/json")
+TOO_LARGE = Kind("too_large", 413, -32600, "the request is too large")
+SLOW_BODY = Kind("slow_body", 408, -32600, "the request's body did not arrive in time")
+PARSE_ERROR = Kind("bad_request", 400, -32700, "the body is not JSON")
+INVALID_REQUEST = Kind("bad_request", 400, -32600, "the body is not a JSON-RPC message of MCP")
+INVALID_META = Kind(
+    "bad_request", 400, -32602, "params._meta lacks what every request of this revision carries"
+)
+HEADER_MISMATCH = Kind("bad_request", 400, -32020, "a header does not agree with the body")
+UNSUPPORTED_VERSION = Kind("bad_request", 400, -32022, "Unsupported protocol version")
+SESSION_REQUIRED = Kind("bad_request", 400, -32600, "Mcp-Session-Id is required after initialize")
+UNKNOWN_SESSION = Kind("unknown_session", 404, -32001, "Session not found")
+
+# The server behind
+UNREACHABLE = Kind("unreachable", 502, -32603, "the server cannot be reached")
+ANSWER_TIMEOUT = Kind("answer_timeout", 504, -32603, "the server did not answer in time")
+UPSTREAM_FAILED = Kind("upstream_failed", 502, -32603, "the server failed")
+UPSTREAM_DENIED = Kind("upstream_denied", 502, -32603, "the server refused the gateway's request")
+UPSTREAM_MISSING = Kind("upstream_missing", 502, -32603, "the server's code is not there")
+UPSTREAM_LIMITED = Kind("upstream_limited", 503, -32603, "the server reached a limit of its plan")
+BROKEN_ANSWER = Kind("broken_answer", 502, -32603, "the server's answer is not MCP")
+ANSWER_TOO_LARGE = Kind("answer_too_large", 502, -32603, "the server's answer is too large")
+ANSWER_CUT = Kind("answer_cut", 502, -32603, "the server's answer ended before its end")
+
+INTERNAL = Kind("internal", 500, -32603, "the gateway failed; the error is recorded")
+
+
+def error_body(request_id: JsonRpcId, code: int, message: str) -> bytes:
+    """One JSON-RPC error, for the middle of a stream where no HTTP status can be given any more."""
+    return _encode({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}})

@@ -1,0 +1,249 @@
+"""The frame every request goes through, in this order: host, address, suspension, Origin, method, caller, capacity, body, era.
+
+What can be refused early is, before a byte of the body is read. Whatever goes wrong becomes one JSON-RPC error with the
+right HTTP status; a surprise is logged with its traceback and told as nothing but that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hosting.dataplane.addresses import Hosts, split_host
+from hosting.dataplane.auth import Caller, authenticate
+from hosting.dataplane.call import EMPTY, JSON, Call, Plan
+from hosting.dataplane.contract import Route, SessionReport
+from hosting.dataplane.era import check_post_headers, era_of, era_of_headers
+from hosting.dataplane.errors import (
+    BUSY,
+    DRAINING,
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    OVERLOADED,
+    STARTING,
+    SUSPENDED,
+    UNKNOWN_ADDRESS,
+    UNKNOWN_HOST,
+    UNKNOWN_SESSION,
+    Headers,
+    Refusal,
+)
+from hosting.dataplane.exchange import ClientGone, Exchange
+from hosting.dataplane.follow import Follower
+from hosting.dataplane.jsonrpc import parse_body
+from hosting.dataplane.legacy import Legacy, tombstone
+from hosting.dataplane.logs import log
+from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.modern import plan_post as plan_modern_post
+from hosting.dataplane.modern import refuse_method as refuse_modern_method
+from hosting.dataplane.origins import Origins, preflight
+from hosting.dataplane.proxy import Proxy
+from hosting.dataplane.reports import Reports
+from hosting.dataplane.routes import Table
+from hosting.dataplane.sessions import Session, Sessions
+from hosting.dataplane.settings import Settings
+
+LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
+MAX_CLIENT_TEXT = 100
+RETRY_SOON: Headers = (("retry-after", "1"),)
+
+
+class Gateway:
+    """All requests of one process. Its parts are made and ended by `app.py`."""
+
+    def __init__(
+        self, *, settings: Settings, follower: Follower, proxy: Proxy, reports: Reports, metrics: Metrics
+    ) -> None:
+        self.is_draining = False
+        self._settings = settings
+        self._follower = follower
+        self._proxy = proxy
+        self._reports = reports
+        self._metrics = metrics
+        self._hosts = Hosts(shared=settings.shared_hosts, domain=settings.domain)
+        self._origins = Origins(settings)
+        self._legacy = Legacy(Sessions(settings.sealing_keys))
+        self._in_flight: dict[tuple[str, bool], int] = {}
+        self._total = 0
+        self._idle = asyncio.Event()
+        self._numbers = itertools.count()
+
+    @property
+    def in_flight(self) -> int:
+        return self._total
+
+    async def wait_idle(self) -> None:
+        """Until no request is in flight."""
+        while self._total:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answers one request, whatever happens."""
+        started = time.perf_counter()
+        request_id = f"{self._settings.node}-{next(self._numbers):x}"
+        extra: Headers = (("x-request-id", request_id),)
+        era, outcome = "none", "ok"
+        self._total += 1
+        try:
+            era = await self._serve(exchange, request_id, extra)
+        except Refusal as refusal:
+            outcome = refusal.kind.outcome
+            await self._refuse(exchange, refusal, extra)
+        except ClientGone:
+            outcome = "client_gone"
+        except Exception:
+            outcome = INTERNAL.outcome
+            log("request.failed", level=logging.ERROR, exc_info=True, request=request_id)
+            await self._refuse(exchange, Refusal(INTERNAL), extra)
+        finally:
+            self._total -= 1
+            if not self._total:
+                self._idle.set()
+            self._metrics.answered(era=era, outcome=outcome, seconds=time.perf_counter() - started)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal, extra: Headers) -> None:
+        if not exchange.status:
+            headers = (*JSON, *extra, *exchange.cors, *refusal.headers)
+            await exchange.answer(refusal.status, headers, refusal.body())
+
+    async def _serve(self, exchange: Exchange, request_id: str, extra: Headers) -> str:
+        """The era that was spoken. Raises Refusal, ClientGone."""
+        headers = exchange.read_headers()
+        if self.is_draining:
+            raise Refusal(DRAINING, headers=(*RETRY_SOON, ("connection", "close")))
+        table = self._follower.table
+        if table is None:
+            raise Refusal(STARTING, headers=RETRY_SOON)
+        route = self._find_route(table, exchange, headers)
+        exchange.cors = self._origins.check(headers.get("origin"), host=headers["host"], route=route)
+        if exchange.method == "OPTIONS":
+            asked = headers.get("access-control-request-headers")
+            await exchange.answer(204, (*EMPTY, *extra, *preflight(exchange.cors, asked)))
+            return "none"
+        if exchange.method not in {"POST", "GET", "DELETE"}:
+            raise Refusal(METHOD_NOT_ALLOWED, headers=(("allow", LEGACY_METHODS),))
+        now = time.time()
+        caller = self._authenticate(headers, route, table, exchange.client, now)
+        call = Call(exchange, headers, route, caller, (*extra, *exchange.cors), request_id, now)
+        with self._admitted(route, is_stream=exchange.method == "GET"):
+            if exchange.method == "POST":
+                await self._post(call, table)
+            elif era_of_headers(headers) == "modern":
+                raise refuse_modern_method()
+            elif exchange.method == "GET":
+                await self._proxy.forward(call, self._legacy.plan_get(call, table))
+            else:
+                await self._delete(call, table)
+        return call.era
+
+    def _find_route(self, table: Table, exchange: Exchange, headers: dict[str, str]) -> Route:
+        host = split_host(headers.get("host", ""))
+        address = self._hosts.address_of(host, exchange.path) if host else None
+        if address is None:
+            raise Refusal(UNKNOWN_HOST)
+        route = table.route_at(address)
+        if route is None:
+            raise Refusal(UNKNOWN_ADDRESS)
+        reason = table.suspension_of(route)
+        if reason is not None:
+            raise Refusal(SUSPENDED, f"{SUSPENDED.message}: {reason}" if reason else "")
+        return route
+
+    def _authenticate(
+        self, headers: dict[str, str], route: Route, table: Table, client: str, now: float
+    ) -> Caller:
+        return authenticate(
+            headers.get("authorization"),
+            route=route,
+            table=table,
+            probe_key=self._settings.probe_key,
+            client=client,
+            now=now,
+        )
+
+    async def _post(self, call: Call, table: Table) -> None:
+        check_post_headers(call.headers)
+        body = await call.exchange.read_body(
+            limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s
+        )
+        parsed = await parse_body(body)
+        call.era = era_of(parsed, call.headers)
+        if call.era == "modern":
+            await self._proxy.forward(call, plan_modern_post(call, parsed, body))
+            return
+        plan = self._legacy.plan_post(call, table, parsed, body)
+        try:
+            await self._proxy.forward(call, plan)
+        except Refusal as refusal:
+            if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
+                self._end_session(call, table, plan.session)  # the server has forgotten it: so do we
+            raise
+        finally:
+            if plan.open_session is not None and plan.session is not None:
+                self._opened_session(call, plan)
+
+    async def _delete(self, call: Call, table: Table) -> None:
+        """Ends the session here and everywhere, then tells the server, whose answer changes nothing."""
+        session = self._legacy.session_of(call, table)
+        self._end_session(call, table, session)
+        plan = self._legacy.plan_delete(call, session)
+        if plan is not None:
+            await self._proxy.say_goodbye(call, plan)
+        await call.exchange.answer(204, (*EMPTY, *call.extra))
+
+    def _end_session(self, call: Call, table: Table, session: Session) -> None:
+        revocation = tombstone(call, session)
+        if table.apply(revocation):
+            self._reports.revoke(revocation)
+            self._metrics.sessions_ended.inc()
+            if not call.is_probe:
+                self._report_session(call, session, is_open=False)
+
+    def _opened_session(self, call: Call, plan: Plan) -> None:
+        self._metrics.sessions_opened.inc()
+        if plan.session is not None and not call.is_probe:
+            self._report_session(call, plan.session, is_open=True, plan=plan)
+
+    def _report_session(
+        self, call: Call, session: Session, *, is_open: bool, plan: Plan | None = None
+    ) -> None:
+        client = plan.messages[0].params.get("clientInfo") if plan is not None else None
+        client = client if isinstance(client, dict) else {}
+        report = SessionReport(
+            tenant=call.route.tenant,
+            environment=call.route.environment,
+            session=session.handle,
+            principal=call.caller.principal,
+            event="opened" if is_open else "ended",
+            at=call.now,
+            client_name=str(client.get("name", ""))[:MAX_CLIENT_TEXT],
+            client_version=str(client.get("version", ""))[:MAX_CLIENT_TEXT],
+            protocol_version=session.revision,
+        )
+        self._reports.session(report)
+
+    @contextmanager
+    def _admitted(self, route: Route, *, is_stream: bool) -> Iterator[None]:
+        """A place among the Environment's requests in flight; listening streams have places of their own."""
+        if self._total > self._settings.max_in_flight:
+            raise Refusal(OVERLOADED, headers=RETRY_SOON)
+        key = (route.environment, is_stream)
+        count = self._in_flight.get(key, 0)
+        if count >= route.limits.concurrency:
+            raise Refusal(BUSY, headers=RETRY_SOON)
+        self._in_flight[key] = count + 1
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._metrics.in_flight.dec()
+            left = self._in_flight[key] - 1
+            if left:
+                self._in_flight[key] = left
+            else:
+                del self._in_flight[key]

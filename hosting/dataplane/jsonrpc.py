@@ -1,0 +1,133 @@
+"""From the bytes of a body to MCP messages, refusing whatever two readers could read differently.
+
+Refused: anything but UTF-8 JSON, NaN and Infinity, nesting deeper than MAX_DEPTH, and a key that stands twice in one of the
+top three levels (the message, its params, and what stands in those): a server behind us might take the other copy than the
+one we checked. The body itself goes on unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hosting.dataplane.errors import INVALID_REQUEST, PARSE_ERROR, JsonRpcId, Refusal
+
+MAX_DEPTH = 128
+MAX_BATCH = 100
+MAX_METHOD = 256
+MAX_ID = 1024
+PARSE_ASIDE_BYTES = (
+    128 * 1024
+)  # larger bodies are parsed in a thread, so that neighbours are served meanwhile
+
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One JSON-RPC message. `method` is empty for a response; `id` is None for a notification."""
+
+    kind: Literal["request", "notification", "response"]
+    id: JsonRpcId
+    method: str
+    params: dict[str, Any]
+
+
+class _Repeated(dict):
+    """An object in which a key stood twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else _Repeated(made)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+
+
+def is_deeper_than(body: bytes, limit: int) -> bool:
+    """Whether brackets nest deeper than `limit`, for any bytes, in time linear in the body times the limit at worst."""
+    if body.count(b"{") + body.count(b"[") <= limit:
+        return False
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
+    for _ in range(limit):
+        folded = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        if len(folded) == len(brackets):
+            break
+        brackets = folded
+    return bool(brackets)
+
+
+def _decode(body: bytes) -> Any:
+    if is_deeper_than(body, MAX_DEPTH):
+        raise Refusal(PARSE_ERROR, f"the body is not JSON, or nests deeper than {MAX_DEPTH}")
+    try:
+        return _decoder.decode(body.decode())
+    except (ValueError, RecursionError):
+        raise Refusal(PARSE_ERROR) from None
+
+
+def _repeats_a_key(value: Any, levels: int) -> bool:
+    if isinstance(value, _Repeated):
+        return True
+    if levels == 1:
+        return False
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_repeats_a_key(item, levels - 1) for item in inside if isinstance(item, dict | list))
+
+
+def _message(value: Any) -> Message:
+    if not isinstance(value, dict):
+        raise Refusal(INVALID_REQUEST)
+    given = value.get("id")
+    request_id: JsonRpcId = given if isinstance(given, str | int) and not isinstance(given, bool) else None
+    if isinstance(request_id, str) and len(request_id) > MAX_ID:
+        raise Refusal(INVALID_REQUEST, "the id is too long")
+    if value.get("jsonrpc") != "2.0":
+        raise Refusal(INVALID_REQUEST, 'jsonrpc must be "2.0"', request_id=request_id)
+    if _repeats_a_key(value, 3):
+        raise Refusal(INVALID_REQUEST, "a key stands twice in one object", request_id=request_id)
+    if "id" in value and request_id is None:
+        raise Refusal(INVALID_REQUEST, "an id is a string or an integer")
+    if "method" not in value:
+        if request_id is None or ("result" in value) == ("error" in value):
+            raise Refusal(INVALID_REQUEST, request_id=request_id)
+        return Message("response", request_id, "", {})
+    method = value["method"]
+    params = value.get("params", {})
+    if (
+        not isinstance(method, str)
+        or not 0 < len(method) <= MAX_METHOD
+        or "result" in value
+        or "error" in value
+    ):
+        raise Refusal(INVALID_REQUEST, request_id=request_id)
+    if not isinstance(params, dict):
+        raise Refusal(INVALID_REQUEST, "params must be an object", request_id=request_id)
+    return Message("notification" if request_id is None else "request", request_id, method, params)
+
+
+def parse(body: bytes) -> Message | list[Message]:
+    """One message, or a batch of at least one. Raises Refusal (-32700 or -32600)."""
+    value = _decode(body)
+    if not isinstance(value, list):
+        return _message(value)
+    if not 0 < len(value) <= MAX_BATCH:
+        raise Refusal(INVALID_REQUEST, f"a batch holds 1 to {MAX_BATCH} messages")
+    messages = [_message(item) for item in value]
+    ids = [message.id for message in messages if message.kind == "request"]
+    if len(set(ids)) != len(ids):
+        raise Refusal(INVALID_REQUEST, "an id stands twice in the batch")
+    return messages
+
+
+async def parse_body(body: bytes) -> Message | list[Message]:
+    """`parse`, in a thread for a large body."""
+    return await asyncio.to_thread(parse, body) if len(body) > PARSE_ASIDE_BYTES else parse(body)

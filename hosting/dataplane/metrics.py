@@ -1,0 +1,79 @@
+"""Prometheus metrics of one gateway process. Labels come from closed lists: nothing a tenant or client wrote gets here."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+ERAS = ("legacy", "modern", "none")
+LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+
+
+class Metrics:
+    """One registry per process; children are looked up once and kept."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "smcp_gateway_requests", "Requests answered", ["era", "outcome"], registry=self.registry
+        )
+        self._latency = Histogram(
+            "smcp_gateway_request_seconds",
+            "From the request's head to the end of a JSON answer or the head of a stream",
+            ["era"],
+            buckets=LATENCY_S,
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "smcp_gateway_upstream_failures", "Failures of servers by kind", ["kind"], registry=self.registry
+        )
+        self.sessions_opened = Counter(
+            "smcp_gateway_sessions_opened", "Sessions opened", registry=self.registry
+        )
+        self.sessions_ended = Counter("smcp_gateway_sessions_ended", "Sessions ended", registry=self.registry)
+        self.in_flight = Gauge(
+            "smcp_gateway_requests_in_flight", "Requests in flight", registry=self.registry
+        )
+        self.streams = Gauge("smcp_gateway_streams_open", "Streams open to clients", registry=self.registry)
+        self.events_dropped = Counter(
+            "smcp_gateway_events_dropped",
+            "Server-sent events of a kind that is not MCP",
+            registry=self.registry,
+        )
+        self.reports_lost = Counter(
+            "smcp_gateway_reports_lost",
+            "Reports dropped because their buffer was full",
+            registry=self.registry,
+        )
+        self.redis_up = Gauge("smcp_gateway_redis_up", "1 while Redis answers", registry=self.registry)
+        self.facts = Gauge("smcp_gateway_facts", "Facts in memory by kind", ["kind"], registry=self.registry)
+        self.reloads = Gauge(
+            "smcp_gateway_route_reloads", "Full reloads of the facts", registry=self.registry
+        )
+        self.skipped = Gauge(
+            "smcp_gateway_facts_skipped", "Facts that could not be read", registry=self.registry
+        )
+        self.changed_at = Gauge(
+            "smcp_gateway_routes_changed_timestamp_seconds",
+            "When the facts last changed",
+            registry=self.registry,
+        )
+        self.synced_at = Gauge(
+            "smcp_gateway_routes_synced_timestamp_seconds",
+            "When Redis last confirmed them",
+            registry=self.registry,
+        )
+        self._request_children: dict[tuple[str, str], Counter] = {}
+        self._latency_children = {era: self._latency.labels(era) for era in ERAS}
+
+    def answered(self, *, era: str, outcome: str, seconds: float) -> None:
+        child = self._request_children.get((era, outcome))
+        if child is None:
+            child = self._request_children[era, outcome] = self._requests.labels(era, outcome)
+        child.inc()
+        self._latency_children[era].observe(seconds)
+
+    def upstream_failed(self, kind: str) -> None:
+        self._failures.labels(kind).inc()
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)

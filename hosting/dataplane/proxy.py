@@ -1,0 +1,257 @@
+"""Carries one planned request to its server and the answer back.
+
+Nothing here decides who may call or what a request means; that is in the Plan. The answer to a request is one JSON body (held
+whole, bounded, looked at before the first byte goes on) or a stream (`relay.py`). A connection that was never made is tried
+once more; after bytes were sent only what is safe to repeat is. A modern client that leaves cancels its request upstream; a
+legacy one cancels nothing, so its request is read to the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from hosting.dataplane.call import EMPTY, JSON, Call, Plan
+from hosting.dataplane.contract import Dispatch
+from hosting.dataplane.era import REPEATABLE, Spoken, hear
+from hosting.dataplane.errors import BROKEN_ANSWER, NOTHING_DEPLOYED, Headers, Refusal
+from hosting.dataplane.exchange import ClientGone
+from hosting.dataplane.logs import Damper
+from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.relay import Relay, Streams
+from hosting.dataplane.reports import Reports
+from hosting.dataplane.settings import Settings
+from hosting.dataplane.upstream import Answer, Upstream, UpstreamFailure
+from hosting.dataplane.verdicts import NOT_ITS_FAULT, judge, refuse_failure
+
+WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its client's leaving
+LOOK_INSIDE_BYTES = 1024 * 1024  # larger JSON answers are not parsed here: it would hold everybody up
+MAX_ERROR_BYTES = 256 * 1024
+GOODBYE_S = 5.0
+
+
+class Proxy:
+    """One per process; owns nothing but its way to the servers."""
+
+    def __init__(
+        self, *, settings: Settings, upstream: Upstream, streams: Streams, reports: Reports, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._streams = streams
+        self._reports = reports
+        self._metrics = metrics
+        self._damper = Damper()
+
+    async def forward(self, call: Call, plan: Plan) -> None:
+        """Answers the call. Raises Refusal or ClientGone before the answer began, never after."""
+        started = time.perf_counter()
+        record = _Record(self, call, plan, started)
+        try:
+            async with self._cancelled_with_client(call):
+                answer = await self._send(call, plan)
+            try:
+                await self._carry(call, plan, answer, record)
+            finally:
+                answer.close()
+        except UpstreamFailure as exc:
+            refusal = refuse_failure(exc.kind, plan)
+            record.done(failure=refusal.kind.outcome)
+            raise refusal from exc
+        except Refusal as refusal:
+            outcome = refusal.kind.outcome
+            record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
+            raise
+
+    async def say_goodbye(self, call: Call, plan: Plan) -> None:
+        """DELETE of the server's own session; its answer changes nothing, and it has GOODBYE_S for it."""
+        try:
+            answer = await self._once(call, plan, method="DELETE", wait_s=GOODBYE_S)
+        except UpstreamFailure:
+            return
+        answer.close()
+
+    async def _carry(self, call: Call, plan: Plan, answer: Answer, record: _Record) -> None:
+        if (
+            answer.status == 200
+            and answer.content_type == "text/event-stream"
+            and (plan.ids or plan.is_listening)
+        ):
+            relay = Relay(call, plan, answer, settings=self._settings, metrics=self._metrics)
+            await relay.prepare()
+            record.done(response_bytes=0)
+            async with self._streams.open(call, plan, relay):
+                await relay.run(on_sent=lambda size: self._streamed(call, plan, size))
+            return
+        if not plan.ids and not plan.is_listening:
+            await self._accept(call, plan, answer, record)
+            return
+        limits = call.route.limits
+        if answer.status != 200:
+            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=limits.answer_timeout_s)
+            status = judge(call.era, plan, answer, body)
+            record.done(response_bytes=len(body))
+            await call.exchange.answer(status, (*JSON, *call.extra), body)
+            return
+        if answer.content_type != "application/json" or plan.is_listening:
+            raise Refusal(BROKEN_ANSWER, request_id=plan.first_id)
+        async with self._cancelled_with_client(call):
+            body = await answer.read(limit=limits.response_bytes, timeout_s=limits.answer_timeout_s)
+        headers = self._look_inside(plan, body, answer.session_id)
+        record.done(response_bytes=len(body))
+        await call.exchange.answer(200, (*JSON, *call.extra, *headers), body)
+
+    async def _accept(self, call: Call, plan: Plan, answer: Answer, record: _Record) -> None:
+        """Notifications and responses: whatever 2xx the server chose, the client is told 202 without a body."""
+        if not 200 <= answer.status < 300:
+            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s)
+            status = judge(call.era, plan, answer, body)
+            record.done(response_bytes=len(body))
+            await call.exchange.answer(status, (*JSON, *call.extra), body)
+            return
+        record.done(response_bytes=0)
+        await call.exchange.answer(202, (*EMPTY, *call.extra))
+
+    def _look_inside(self, plan: Plan, body: bytes, upstream_session: str) -> Headers:
+        """Raises Refusal unless every id is answered once; opens the session when this is the answer to `initialize`."""
+        if len(body) > LOOK_INSIDE_BYTES and plan.open_session is None:
+            return ()
+        try:
+            spoken = hear(body)
+        except msgspec.MsgspecError:
+            raise Refusal(BROKEN_ANSWER, request_id=plan.first_id) from None
+        if not _answer_all(spoken, plan):
+            raise Refusal(BROKEN_ANSWER, request_id=plan.first_id)
+        if plan.open_session is not None and isinstance(spoken[0].result, msgspec.Raw):
+            return plan.open_session(bytes(spoken[0].result), upstream_session)
+        return ()
+
+    async def _send(self, call: Call, plan: Plan) -> Answer:
+        """Raises UpstreamFailure."""
+        try:
+            return await self._once(call, plan, method=plan.method)
+        except UpstreamFailure as exc:
+            is_safe = exc.kind == "refused" or (
+                exc.kind == "lost"
+                and (plan.method == "GET" or all(message.method in REPEATABLE for message in plan.messages))
+            )
+            if not is_safe:
+                raise
+        return await self._once(call, plan, method=plan.method)
+
+    async def _once(self, call: Call, plan: Plan, *, method: str, wait_s: float = 0) -> Answer:
+        return await self._upstream.send(
+            method,
+            tenant=call.route.tenant,
+            dispatch=_dispatch_of(call),
+            target=plan.target,
+            headers={**plan.headers, "x-request-id": call.request_id},
+            body=plan.body,
+            limits=call.route.limits,
+            wait_s=wait_s,
+        )
+
+    @asynccontextmanager
+    async def _cancelled_with_client(self, call: Call) -> AsyncIterator[None]:
+        """A modern client's leaving cancels what is inside, which ends in ClientGone. Costs a timer until it lasts."""
+        if call.era == "legacy":
+            yield
+            return
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        watcher: asyncio.Task[None] | None = None
+        has_left = False
+
+        async def watch() -> None:
+            nonlocal has_left
+            await call.exchange.wait_gone()
+            has_left = True
+            if task is not None:
+                task.cancel()
+
+        def start() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(watch())
+
+        timer = loop.call_later(WATCH_AFTER_S, start)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if has_left and task is not None:
+                task.uncancel()
+                raise ClientGone from None
+            raise
+        finally:
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+
+    def _streamed(self, call: Call, plan: Plan, size: int) -> None:
+        if not call.is_probe:
+            self._reports.streamed(call.route, plan.target.release, size)
+
+    def recorded(
+        self, call: Call, plan: Plan, *, latency_ms: float, failure: str, response_bytes: int
+    ) -> None:
+        """Counts one answer for the server's health; probes tell theirs themselves."""
+        if failure:
+            self._metrics.upstream_failed(failure)
+            self._damper.log(
+                "upstream.failed",
+                call.route.environment,
+                failure=failure,
+                environment=call.route.environment,
+                release=plan.target.release,
+                request=call.request_id,
+            )
+        if not call.is_probe:
+            self._reports.answered(
+                call.route,
+                plan.target.release,
+                latency_ms=latency_ms,
+                failure=failure,
+                request_bytes=len(plan.body or b""),
+                response_bytes=response_bytes,
+            )
+
+
+class _Record:
+    """Makes sure that each forwarded request counts once, with the first outcome it had."""
+
+    __slots__ = ("_call", "_is_done", "_plan", "_proxy", "_started")
+
+    def __init__(self, proxy: Proxy, call: Call, plan: Plan, started: float) -> None:
+        self._proxy = proxy
+        self._call = call
+        self._plan = plan
+        self._started = started
+        self._is_done = False
+
+    def done(self, *, failure: str = "", response_bytes: int = 0) -> None:
+        if self._is_done:
+            return
+        self._is_done = True
+        latency_ms = (time.perf_counter() - self._started) * 1000
+        self._proxy.recorded(
+            self._call, self._plan, latency_ms=latency_ms, failure=failure, response_bytes=response_bytes
+        )
+
+
+def _answer_all(spoken: list[Spoken], plan: Plan) -> bool:
+    left = list(plan.ids)
+    for message in spoken:
+        match = next((request_id for request_id in left if message.answers(request_id)), None)
+        if match is not None:
+            left.remove(match)
+        elif message.is_answer:
+            return False
+    return not left
+
+
+def _dispatch_of(call: Call) -> Dispatch:
+    if call.route.dispatch is None:
+        raise Refusal(NOTHING_DEPLOYED)
+    return call.route.dispatch

@@ -1,0 +1,120 @@
+"""What a gateway process is told by its environment, read once at the start.
+
+Everything a node must agree on with its neighbours (key rings, installation, domain) and what is its own (ports, where it
+keeps its last good routes). A missing or malformed value is one sentence naming the variable, never its content.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hosting.dataplane.contract import parse_keyring, unb64url
+
+
+class SettingsError(Exception):
+    """The environment does not describe a gateway; the message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One gateway process. Times in seconds, sizes in bytes."""
+
+    installation: str
+    node: str
+    redis_url: str
+    sealing_keys: dict[str, bytes]  # the first seals sessions, all of them open
+    dispatch_keys: dict[str, bytes]  # Ed25519 seeds, the first signs assertions
+    probe_key: bytes
+    url: str  # how clients reach the shared host
+    domain: str  # per-server hosts are labels under it
+    hosts: frozenset[str]  # further names of the shared host
+    host: str
+    port: int
+    admin_host: str
+    admin_port: int
+    state_dir: Path
+    drain_s: float = 25.0
+    keepalive_s: float = 20.0
+    report_window_s: float = 10.0
+    body_timeout_s: float = 30.0
+    stalled_client_s: float = 60.0
+    max_in_flight: int = 20_000
+
+    @property
+    def shared_hosts(self) -> frozenset[str]:
+        """Names under which the shared host is addressed; loopback names count when the gateway's URL is one."""
+        own = urlsplit(self.url).hostname or ""
+        names = {own, self.domain, *self.hosts}
+        return frozenset(names | LOOPBACK_HOSTS if own in LOOPBACK_HOSTS else names)
+
+    @property
+    def is_local(self) -> bool:
+        """Clients reach this gateway on the machine itself: browsers' tools on loopback origins are our own."""
+        return (urlsplit(self.url).hostname or "") in LOOPBACK_HOSTS
+
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def read_settings(env: Mapping[str, str] | None = None) -> Settings:
+    """Raises SettingsError."""
+    values = os.environ if env is None else env
+
+    def text(name: str, default: str | None = None) -> str:
+        value = values.get(name, "").strip() or default
+        if value is None:
+            raise SettingsError(f"{name} is not set")
+        return value
+
+    def number(name: str, default: float, *, at_least: float = 0) -> float:
+        try:
+            value = float(text(name, str(default)))
+        except ValueError:
+            raise SettingsError(f"{name} is not a number") from None
+        if value < at_least:
+            raise SettingsError(f"{name} is below {at_least:g}")
+        return value
+
+    def keyring(name: str) -> dict[str, bytes]:
+        try:
+            return parse_keyring(text(name))
+        except ValueError as exc:
+            raise SettingsError(f"{name}: {exc}") from None
+
+    try:
+        probe_key = unb64url(text("SMCP_PROBE_KEY"))
+    except ValueError:
+        probe_key = b""
+    if len(probe_key) != 32:
+        raise SettingsError("SMCP_PROBE_KEY is not base64url of 32 bytes")
+    url = text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080").rstrip("/")
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise SettingsError("SMCP_GATEWAY_URL is not an http or https URL")
+    return Settings(
+        installation=text("SMCP_INSTALLATION"),
+        node=text("SMCP_NODE_ID", f"{socket.gethostname()}-{secrets.token_hex(3)}"),
+        redis_url=text("SMCP_DATAPLANE_REDIS_URL", values.get("REDIS_URL", "").strip() or None),
+        sealing_keys=keyring("SMCP_DATAPLANE_KEYS"),
+        dispatch_keys=keyring("SMCP_DISPATCH_KEYS"),
+        probe_key=probe_key,
+        url=url,
+        domain=text("SMCP_GATEWAY_DOMAIN", "mcp.localhost").lower().rstrip("."),
+        hosts=frozenset(name for name in text("SMCP_GATEWAY_HOSTS", ",").lower().split(",") if name),
+        host=text("SMCP_GATEWAY_HOST", "127.0.0.1"),
+        port=int(number("SMCP_GATEWAY_PORT", 8080)),
+        admin_host=text("SMCP_GATEWAY_ADMIN_HOST", "127.0.0.1"),
+        admin_port=int(number("SMCP_GATEWAY_ADMIN_PORT", 9090)),
+        state_dir=Path(text("SMCP_GATEWAY_STATE_DIR", "var/gateway")),
+        drain_s=number("SMCP_GATEWAY_DRAIN_S", 25),
+        keepalive_s=number("SMCP_GATEWAY_KEEPALIVE_S", 20, at_least=0.1),
+        report_window_s=number("SMCP_GATEWAY_REPORT_WINDOW_S", 10, at_least=0.1),
+        body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
+        stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
+        max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),
+    )

@@ -1,0 +1,95 @@
+"""What an answer that is no success means: for the client, and for the server's health. Pure decisions, one place.
+
+A server's 401 or 403 never reaches a client: it would send people to a stranger's sign-in. A 404 under a session of the server's
+own ends the client's session (it will initialize again); without one it is an ordinary error, told with HTTP 200 to a legacy
+client, since to it a 404 would mean the end of its session. The dispatcher's errors are the platform's, marked by its header.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hosting.dataplane.call import Plan
+from hosting.dataplane.contract import Era
+from hosting.dataplane.era import Spoken, hear
+from hosting.dataplane.errors import (
+    ANSWER_CUT,
+    ANSWER_TIMEOUT,
+    ANSWER_TOO_LARGE,
+    BROKEN_ANSWER,
+    METHOD_NOT_ALLOWED,
+    UNKNOWN_SESSION,
+    UNREACHABLE,
+    UPSTREAM_DENIED,
+    UPSTREAM_FAILED,
+    UPSTREAM_LIMITED,
+    UPSTREAM_MISSING,
+    Headers,
+    Kind,
+    Refusal,
+)
+from hosting.dataplane.upstream import Answer, FailureKind
+
+_FAILURES: dict[FailureKind, Kind] = {
+    "refused": UNREACHABLE,
+    "lost": UNREACHABLE,
+    "timeout": ANSWER_TIMEOUT,
+    "cut": ANSWER_CUT,
+    "too_large": ANSWER_TOO_LARGE,
+    "silent": ANSWER_TIMEOUT,
+}
+_DISPATCH: dict[str, Kind] = {
+    "not-found": UPSTREAM_MISSING,
+    "exception": UPSTREAM_FAILED,
+    "limits": UPSTREAM_LIMITED,
+}
+NOT_ITS_FAULT = frozenset({UNKNOWN_SESSION.outcome, METHOD_NOT_ALLOWED.outcome})
+MAX_RETRY_AFTER_S = 3600
+
+
+def refuse_failure(kind: FailureKind, plan: Plan) -> Refusal:
+    """A server that could not be reached or did not answer."""
+    return Refusal(_FAILURES[kind], request_id=plan.first_id)
+
+
+def judge(era: Era, plan: Plan, answer: Answer, body: bytes) -> int:
+    """The HTTP status with which an error of the server's own goes on to the client. Raises Refusal for every other."""
+    status, request_id = answer.status, plan.first_id
+    retry: Headers = _retry_after(answer.retry_after)
+    if answer.dispatch_error:
+        kind = _DISPATCH.get(answer.dispatch_error, UPSTREAM_DENIED)
+        limited = 429 if kind is UPSTREAM_LIMITED and status == 429 else 0
+        raise Refusal(kind, request_id=request_id, headers=retry, status=limited)
+    if status in {401, 403}:
+        raise Refusal(UPSTREAM_DENIED, request_id=request_id, data={"status": status})
+    if status == 404 and plan.session is not None and plan.session.upstream_id:
+        raise Refusal(UNKNOWN_SESSION, request_id=request_id)
+    if status == 405 and plan.method == "GET":
+        raise Refusal(
+            METHOD_NOT_ALLOWED, "this server offers no stream", headers=(("allow", "POST, DELETE"),)
+        )
+    if status >= 500:
+        raise Refusal(UPSTREAM_FAILED, request_id=request_id, data={"status": status})
+    if status >= 400 and (spoken := _error_in(body)) is not None:
+        if status == 429:
+            raise Refusal(
+                UPSTREAM_LIMITED, request_id=request_id, headers=retry, data={"status": status}, status=429
+            )
+        if spoken.id is None or spoken.answers(request_id):
+            return 200 if era == "legacy" and status == 404 else status
+    raise Refusal(BROKEN_ANSWER, request_id=request_id, data={"status": status})
+
+
+def _error_in(body: bytes) -> Spoken | None:
+    try:
+        spoken = hear(body)
+    except msgspec.MsgspecError:
+        return None
+    return spoken[0] if len(spoken) == 1 and spoken[0].error is not msgspec.UNSET else None
+
+
+def _retry_after(text: str) -> Headers:
+    """Seconds only, and not for ever: a server's word, so bounded."""
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        return ()
+    return (("retry-after", str(min(int(text), MAX_RETRY_AFTER_S))),)
