@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import django
 import pytest
 from django.conf import settings
 
@@ -22,8 +23,9 @@ from tests import parts as real_parts
 from tests.parts import Parts, PlatformEdge
 
 PARTS = real_parts.plan_parts()
-# Django reads its settings in pytest_configure; from then on they do not change.
+# Django reads its settings now; from here on they do not change.
 os.environ.update(PARTS.test_environ())
+django.setup()  # here, because conftests further down import models
 MIGRATE_TIMEOUT_S = 120
 
 

@@ -31,17 +31,19 @@ class Minute:
     latency_ms_max: float
 
 
-def observe(evidence: Mapping[str, Sequence[Evidence]]) -> list[Flip]:
-    """Weighs evidence by Environment id and returns the flips it caused. Call inside `as_system()`.
+def observe(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> list[Flip]:
+    """Weighs evidence by (tenant id, Environment id) and returns the flips it caused. Call inside `as_system()`.
 
     An Environment that is not monitored (never deployed, retired) is passed over.
     """
     rows = list(
-        HealthState.objects.select_for_update().filter(environment_id__in=evidence.keys()).order_by("id")
+        HealthState.objects.select_for_update()
+        .filter(environment_id__in=[environment for _, environment in evidence])
+        .order_by("id")
     )
     flips: list[Flip] = []
     for row in rows:
-        for piece in sorted(evidence[row.environment_id], key=lambda e: e.at):
+        for piece in sorted(evidence.get((row.tenant_id, row.environment_id), ()), key=lambda e: e.at):
             belief, change = weigh(_belief(row), piece, phase=phase_of(row.environment_id))
             _store(row, belief)
             if change is not None:

@@ -51,12 +51,12 @@ def collect(client: redis.Redis | None = None) -> int:
 
 def apply(reports: Iterable[AnyReport]) -> None:
     """Weighs health reports. Call inside `as_system()`."""
-    evidence: dict[str, list[Evidence]] = defaultdict(list)
+    evidence: dict[tuple[str, str], list[Evidence]] = defaultdict(list)
     minutes: list[Minute] = []
     for report in reports:
         if not isinstance(report, HealthReport) or report.requests <= 0:
             continue
-        evidence[report.environment].append(evidence_of(report))
+        evidence[report.tenant, report.environment].append(evidence_of(report))
         start = datetime.fromtimestamp(report.window_start, UTC)
         minutes.append(
             Minute(

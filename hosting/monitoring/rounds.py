@@ -102,7 +102,7 @@ def record(outcomes: Sequence[Outcome], *, now: datetime) -> None:
     with as_system():
         Probe.objects.bulk_create([_probe(o, now) for o in judged], batch_size=500)
         add_minutes([_minute(o, now) for o in judged])
-        observe({o.address.environment: [_evidence(o, now)] for o in judged})
+        observe({(o.address.tenant, o.address.environment): [_evidence(o, now)] for o in judged})
         undecided = [o.address.environment for o in outcomes if o.is_ok is None]
         HealthState.objects.filter(environment_id__in=undecided).update(
             probe_claimed_until=None, next_probe_at=now + timedelta(seconds=QUIET_INTERVAL_S)
