@@ -22,6 +22,7 @@ from smcp.stack.errors import NotAllowed
 from smcp.stack.install import ROOT
 
 LOOPBACK = "127.0.0.1"
+CLOUDFLARE = "https://api.cloudflare.com/client/v4"
 #: What SMCP_BIND opens to others; everything else stays on loopback.
 DOORS = ("api", "console", "gateway")
 #: Name of a port → its variable, its default.
@@ -50,6 +51,9 @@ class Config:
     redis_url: str = field(default="", repr=False)
     cloudflare_account_id: str = ""
     cloudflare_api_token: str = field(default="", repr=False)
+    cloudflare_api_base_url: str = ""
+    dispatch_url: str = ""
+    public_urls: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_public(self) -> bool:
@@ -77,6 +81,10 @@ class Config:
         """Where a process of ours answers, for those on this machine."""
         host = self.reachable_at if name in DOORS else LOOPBACK
         return f"http://[{host}]:{self.ports[name]}" if ":" in host else f"http://{host}:{self.ports[name]}"
+
+    def public_url(self, name: str) -> str:
+        """How the people outside reach a door: what SMCP_API_URL, SMCP_CONSOLE_URL, SMCP_GATEWAY_URL say, or `url`."""
+        return self.public_urls.get(name) or self.url(name)
 
 
 def parse_config(environ: Mapping[str, str] = os.environ) -> Config:
@@ -109,6 +117,9 @@ def parse_config(environ: Mapping[str, str] = os.environ) -> Config:
         redis_url=environ.get("REDIS_URL", ""),
         cloudflare_account_id=account,
         cloudflare_api_token=token,
+        cloudflare_api_base_url=environ.get("CLOUDFLARE_API_BASE_URL") or CLOUDFLARE,
+        dispatch_url=environ.get("SMCP_DISPATCH_URL", ""),
+        public_urls={name: environ.get(f"SMCP_{name.upper()}_URL", "").rstrip("/") for name in DOORS},
     )
 
 

@@ -36,7 +36,7 @@ SETTINGS = {
     "shared_buffers": "64MB",
     "max_connections": "200",
     "password_encryption": "scram-sha-256",
-    "log_min_messages": "warning",
+    "log_min_messages": "fatal",  # what a client did wrong, the client reports
     "log_min_error_statement": "panic",  # a failing statement may hold a password
     "log_line_prefix": "",
     "timezone": "UTC",
