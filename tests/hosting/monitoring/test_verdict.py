@@ -122,7 +122,7 @@ def test_traffic_brings_the_interval_back_to_a_minute():
 def test_doubt_brings_a_close_watch_and_an_outage_a_steady_one():
     doubtful, _ = after(fresh(), "++-")
     assert doubtful.interval_s == SUSPICIOUS_INTERVAL_S
-    assert doubtful.next_probe_at == doubtful.last_seen_at + timedelta(seconds=SUSPICIOUS_INTERVAL_S)
+    assert doubtful.next_probe_at == START + timedelta(seconds=3 + SUSPICIOUS_INTERVAL_S)
     assert after(doubtful, "--")[0].interval_s == DOWN_INTERVAL_S
 
 
@@ -148,7 +148,7 @@ def test_the_next_probe_falls_within_half_to_one_and_a_half_intervals(seconds, p
 
 
 def test_probes_of_many_environments_spread_evenly_over_the_interval():
-    due = Counter()
+    due: Counter[int] = Counter()
     seen = Evidence(at=START, is_ok=True, source="probe", latency_ms=1.0, weight=2)
     for n in range(6000):
         belief, _ = weigh(fresh(), seen, phase=phase_of(f"environment-{n}"))
