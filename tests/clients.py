@@ -113,10 +113,11 @@ async def talk(
     if token is not None:
         sent["Authorization"] = f"Bearer {token}"
     library, _, era = client.partition("-")
+    if library != "python":
+        await asyncio.to_thread(ensure_packages, NODE_CLIENTS)
     async with asyncio.timeout(TIMEOUT_S):
         if library == "python":
             return await _talk_python(era, url, sent, steps)
-        await asyncio.to_thread(ensure_packages, NODE_CLIENTS)
         if library == "inspector":
             return await _talk_inspector(era, url, sent, steps)
         return await _talk_node(library, era, url, sent, steps)
