@@ -171,7 +171,7 @@ def add_fault_routes(app: web.Application, edge: Edge, operations: frozenset[str
         return json_response({"id": fault.id}, status=201)
 
     async def list_all(request: web.Request) -> web.Response:
-        return json_response({"faults": edge.faults.list(caller_account(request))})
+        return json_response({"faults": edge.faults.list_faults(caller_account(request))})
 
     async def clear(request: web.Request) -> web.Response:
         cleared = edge.faults.clear(caller_account(request), request.match_info.get("fault_id"))

@@ -54,7 +54,7 @@ class Faults:
         self._faults.setdefault(account_id, []).append(fault)
         return fault
 
-    def list(self, account_id: str) -> list[dict[str, Any]]:
+    def list_faults(self, account_id: str) -> list[dict[str, Any]]:
         return [asdict(fault) for fault in self._faults.get(account_id, [])]
 
     def clear(self, account_id: str, fault_id: str | None = None) -> int:

@@ -30,13 +30,13 @@ CHUNK = 256 * 1024
 
 async def create(request: web.Request, edge: Edge) -> web.Response:
     body = await json_object(request)
-    namespace = await edge.storage.kv.create(account_of(request), body.get("title"))
+    namespace = await edge.storage.kv.create_namespace(account_of(request), body.get("title"))
     return success(_namespace(namespace))
 
 
 async def list_namespaces(request: web.Request, edge: Edge) -> web.Response:
     page = page_of(request, default=20, largest=1000)
-    namespaces, total = await edge.storage.kv.list(
+    namespaces, total = await edge.storage.kv.list_namespaces(
         account_of(request),
         page,
         order=request.query.get("order", "id"),
@@ -47,17 +47,21 @@ async def list_namespaces(request: web.Request, edge: Edge) -> web.Response:
 
 
 async def get(request: web.Request, edge: Edge) -> web.Response:
-    return success(_namespace(await edge.storage.kv.get(account_of(request), _namespace_id(request))))
+    return success(
+        _namespace(await edge.storage.kv.get_namespace(account_of(request), _namespace_id(request)))
+    )
 
 
 async def rename(request: web.Request, edge: Edge) -> web.Response:
     body = await json_object(request)
-    namespace = await edge.storage.kv.rename(account_of(request), _namespace_id(request), body.get("title"))
+    namespace = await edge.storage.kv.rename_namespace(
+        account_of(request), _namespace_id(request), body.get("title")
+    )
     return success(_namespace(namespace))
 
 
 async def delete(request: web.Request, edge: Edge) -> web.Response:
-    await edge.storage.kv.delete(account_of(request), _namespace_id(request))
+    await edge.storage.kv.delete_namespace(account_of(request), _namespace_id(request))
     return success(None)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from edge.bindings import kv
+from edge.bindings import d1, kv
 from edge.container import Edge
 
 RESOURCE_HEADER = "x-edge-resource"
 Protocol = Callable[[web.Request, Edge, str, str], Awaitable[web.StreamResponse]]
-PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer}
+PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer, "d1": d1.answer}
 
 
 async def handle(

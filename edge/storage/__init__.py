@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge.lanes import Lanes
 from edge.state import State
+from edge.storage.d1 import D1Store
 from edge.storage.kv import KvStore
 
 
@@ -14,6 +15,8 @@ class Storage:
 
     def __init__(self, root: Path, state: State, lanes: Lanes, *, d1_timeout_s: float) -> None:
         self.kv = KvStore(root / "kv", state, lanes)
+        self.d1 = D1Store(root / "d1", state, lanes, timeout_s=d1_timeout_s)
 
     async def start(self) -> None:
         await self.kv.start()
+        await self.d1.start()

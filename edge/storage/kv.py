@@ -98,7 +98,7 @@ class KvStore:
 
     # Namespaces
 
-    async def create(self, account: str, title: Any) -> Namespace:
+    async def create_namespace(self, account: str, title: Any) -> Namespace:
         title = checked_title(title)
         namespace_id = secrets.token_hex(16)
 
@@ -119,7 +119,7 @@ class KvStore:
         await self._state.write(insert)
         return Namespace(namespace_id, title)
 
-    async def list(
+    async def list_namespaces(
         self, account: str, page: Page, *, order: str, is_descending: bool
     ) -> tuple[list[Namespace], int]:
         """One page, and how many there are."""
@@ -134,7 +134,7 @@ class KvStore:
         total = await self._state.row("SELECT count(*) FROM kv_namespaces WHERE account=?", account)
         return [Namespace(row["id"], row["title"]) for row in rows], total[0] if total else 0
 
-    async def get(self, account: str, namespace_id: str) -> Namespace:
+    async def get_namespace(self, account: str, namespace_id: str) -> Namespace:
         row = await self._state.row(
             "SELECT id, title FROM kv_namespaces WHERE account=? AND id=?", account, namespace_id
         )
@@ -142,7 +142,7 @@ class KvStore:
             raise NoSuchNamespace
         return Namespace(row["id"], row["title"])
 
-    async def rename(self, account: str, namespace_id: str, title: Any) -> Namespace:
+    async def rename_namespace(self, account: str, namespace_id: str, title: Any) -> Namespace:
         title = checked_title(title)
         try:
             changed = await self._state.execute(
@@ -154,7 +154,7 @@ class KvStore:
             raise NoSuchNamespace
         return Namespace(namespace_id, title)
 
-    async def delete(self, account: str, namespace_id: str) -> None:
+    async def delete_namespace(self, account: str, namespace_id: str) -> None:
         changed = await self._state.execute(
             "DELETE FROM kv_namespaces WHERE account=? AND id=?", account, namespace_id
         )
@@ -277,7 +277,7 @@ class KvStore:
         return Listed(keys, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else "")
 
     async def _volume(self, account: str, namespace_id: str) -> Volume:
-        await self.get(account, namespace_id)
+        await self.get_namespace(account, namespace_id)
         return self._volumes.get(account, namespace_id)
 
 
