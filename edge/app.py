@@ -52,7 +52,8 @@ def api_app(edge: Edge, routes: Sequence[Route]) -> web.Application:
     app = web.Application(
         middlewares=[envelope_errors, host_check(edge.config)],
         client_max_size=16 * 1024 * 1024,
-        handler_args={"max_line_size": MAX_HEADER, "max_field_size": MAX_HEADER},
+        # Bodies are kept as they come: an object that is compressed stays so.
+        handler_args={"max_line_size": MAX_HEADER, "max_field_size": MAX_HEADER, "auto_decompress": False},
     )
     app.on_response_prepare.append(mark_started)
     app.on_response_prepare.append(lose_answer)

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from edge.bindings import d1, kv
+from edge.bindings import d1, kv, r2
 from edge.container import Edge
 
 RESOURCE_HEADER = "x-edge-resource"
 Protocol = Callable[[web.Request, Edge, str, str], Awaitable[web.StreamResponse]]
-PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer, "d1": d1.answer}
+PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer, "r2": r2.answer, "d1": d1.answer}
 
 
 async def handle(

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from edge.lanes import Lanes
 from edge.state import State
-from edge.storage.d1 import D1Store
+from edge.storage.d1 import D1Store, NoSuchDatabase
 from edge.storage.kv import KvStore
+from edge.storage.kv_rules import NoSuchNamespace
+from edge.storage.r2 import R2Store
+from edge.storage.r2_rules import NoSuchBucket
 
 
 class Storage:
@@ -15,8 +18,27 @@ class Storage:
 
     def __init__(self, root: Path, state: State, lanes: Lanes, *, d1_timeout_s: float) -> None:
         self.kv = KvStore(root / "kv", state, lanes)
+        self.r2 = R2Store(root / "r2", state, lanes)
         self.d1 = D1Store(root / "d1", state, lanes, timeout_s=d1_timeout_s)
 
     async def start(self) -> None:
         await self.kv.start()
+        await self.r2.start()
         await self.d1.start()
+
+    async def exists(self, account: str, resource: str) -> bool:
+        """Whether the account has `kv/<namespace id>`, `r2/<bucket name>` or `d1/<database id>`."""
+        kind, _, name = resource.partition("/")
+        try:
+            match kind:
+                case "kv":
+                    await self.kv.get_namespace(account, name)
+                case "r2":
+                    await self.r2.get_bucket(account, name)
+                case "d1":
+                    await self.d1.get_database(account, name)
+                case _:
+                    return False
+        except (NoSuchNamespace, NoSuchBucket, NoSuchDatabase):
+            return False
+        return True
