@@ -6,7 +6,10 @@ A lost signal is repaired by the sweep that publishes facts again.
 from __future__ import annotations
 
 from django.db import transaction
+from django.db.models import F
 from django.dispatch import Signal
+
+from hosting.models import Environment
 
 server_changed = Signal()  # tenant_id, server_id
 environment_changed = Signal()  # tenant_id, environment_id
@@ -19,6 +22,10 @@ def tell_server_changed(tenant_id: str, server_id: str) -> None:
 
 
 def tell_environment_changed(tenant_id: str, environment_id: str) -> None:
+    """Gives its Route a new version too, in the transaction of the change: that is how the sweep knows it was not published."""
+    Environment.objects.filter(tenant_id=tenant_id, id=environment_id).update(
+        route_version=F("route_version") + 1
+    )
     transaction.on_commit(
         lambda: (
             environment_changed.send_robust(sender=None, tenant_id=tenant_id, environment_id=environment_id)

@@ -26,6 +26,11 @@ CLOUDFLARE_API_TOKEN = env.text("CLOUDFLARE_API_TOKEN")
 CLOUDFLARE_ACCOUNT_ID = env.text("CLOUDFLARE_ACCOUNT_ID")
 CLOUDFLARE_REQUESTS = env.number("SMCP_CLOUDFLARE_REQUESTS", 1200)  # per CLOUDFLARE_WINDOW_S and account
 CLOUDFLARE_WINDOW_S = env.number("SMCP_CLOUDFLARE_WINDOW_S", 300)
+CLOUDFLARE_TIMEOUT_S = env.number("SMCP_CLOUDFLARE_TIMEOUT_S", 30)  # of one request
+LEASE_S = env.number("SMCP_LEASE_S", 75)  # how long a silent worker keeps an Operation
+if LEASE_S < 2 * CLOUDFLARE_TIMEOUT_S:
+    raise env.BadEnvironment("SMCP_LEASE_S must be at least twice SMCP_CLOUDFLARE_TIMEOUT_S")
+DRAIN_S = env.number("SMCP_DRAIN_S", 15)  # how long code that lost its traffic may finish what it does
 DISPATCH_URL = env.text("SMCP_DISPATCH_URL")
 DISPATCH_HOST = env.text("SMCP_DISPATCH_HOST")
 
