@@ -8,6 +8,7 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make requirements"
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-22s %s\n' "$$name" "$$text"; done
@@ -16,10 +17,10 @@ up: install ## run the whole platform on this machine; Ctrl-C stops it
 	@exec $(BIN)/python manage.py up
 
 test: install-dev ## run the whole test suite (ARGS="tests/edge -k …" for a part of it)
-	@$(BIN)/python -m smcp.stack.checks test $(ARGS)
+	@$(BIN)/python -m tests.checks test $(ARGS)
 
 check: install-dev ## what has to pass before a change goes in
-	@$(BIN)/python -m smcp.stack.checks all
+	@$(BIN)/python -m tests.checks all
 
 lint: install-dev ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -39,8 +40,9 @@ bench: install-dev ## measure, and print one table (also var/bench.json)
 acceptance: install-dev ## list the rows of docs/acceptance.md no test proves
 	@$(BIN)/python -m tests.acceptance
 
-requirements: install-dev ## pin requirements*.in again (UPGRADE=1: to the newest versions)
-	@$(BIN)/python -m tests.requirements $(if $(UPGRADE),--upgrade)
+requirements: install-dev ## pin requirements*.in again (ARGS=--upgrade: to the newest versions)
+	@$(PIN) $(ARGS) requirements.in -o requirements.txt
+	@$(PIN) $(ARGS) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove everything installed or built; data in var/ stays
 	rm -rf .venv edge/node_modules tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

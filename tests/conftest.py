@@ -16,10 +16,12 @@ from typing import Any
 import django
 import pytest
 from django.conf import settings
+from playwright.sync_api import Browser, sync_playwright
 
 from smcp.stack.postgres import Postgres
 from smcp.stack.redis import Redis
 from tests import parts as real_parts
+from tests.chromium import find_chromium
 from tests.parts import Parts, PlatformEdge
 
 PARTS = real_parts.plan_parts()
@@ -59,6 +61,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     real_parts.forget_parts(PARTS)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A test that is skipped proves nothing: the run fails and the summary names it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and (reporter.stats.get("skipped") or reporter.stats.get("xfailed")):
+        reporter.write_line("")
+        reporter.write_line("tests were skipped, which is not allowed here", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +146,17 @@ def committed_db(django_db_setup: None, django_db_blocker: pytest.DjangoDbBlocke
 @pytest.fixture
 def free_port() -> int:
     return real_parts.free_port()
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """The machine's Chromium, headless. Mark the test `browser`."""
+    program = find_chromium()
+    assert program, (
+        "no Chromium here: run the tests with `make test`, which leaves the browser tests out then"
+    )
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=program, args=sandbox)
+        yield chromium
+        chromium.close()

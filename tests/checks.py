@@ -1,0 +1,77 @@
+"""What CI runs, in CI's order: `python -m tests.checks all`, or `test` with arguments for pytest.
+
+A check that fails does not keep the ones after it from running, except that the tests need code that at least imports.
+Where there is no Chromium the tests marked `browser` are left out, and the last line says so; CI installs one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.chromium import find_chromium
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+#: Any secret will do: nothing here talks to a database.
+CHECKS: dict[str, Sequence[str]] = {
+    "ruff: rules": (str(BIN / "ruff"), "check", "."),
+    "ruff: format": (str(BIN / "ruff"), "format", "--check", "."),
+    "mypy": (str(BIN / "mypy"), "."),
+    "import-linter": (str(BIN / "lint-imports"), "--no-logo"),
+    "migrations": (sys.executable, "-W", "ignore", "-m", "tests.migrations"),
+}
+console = Console(highlight=False, soft_wrap=True)
+
+
+def test(arguments: Sequence[str]) -> int:
+    """pytest's exit code."""
+    chromium = find_chromium()
+    browserless = () if chromium else ("-m", "not browser")
+    code = subprocess.call((sys.executable, "-m", "pytest", *browserless, *arguments), cwd=ROOT)
+    if not chromium:
+        console.print(
+            "There is no Chromium on this machine, so the browser tests were left out "
+            "(install one, or set SMCP_CHROMIUM to its program).",
+            style="yellow",
+        )
+    return code
+
+
+def check() -> int:
+    """0 when everything passed."""
+    failed = []
+    for title, command in CHECKS.items():
+        console.rule(title, align="left")
+        started_at = time.monotonic()
+        if subprocess.call(command, cwd=ROOT) != 0:
+            failed.append(title)
+        console.print(f"{time.monotonic() - started_at:.1f} s", style="dim")
+    console.rule("tests", align="left")
+    if test([]) != 0:
+        failed.append("tests")
+    if failed:
+        console.print(f"✗ {', '.join(failed)}", style="bold red")
+        return 1
+    console.print("✓ everything passed", style="bold green")
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    os.environ.setdefault("PYTHONWARNINGS", "default")
+    if arguments[:1] == ["test"]:
+        return test(arguments[1:])
+    if list(arguments) == ["all"]:
+        return check()
+    console.print("usage: python -m tests.checks all | test [pytest's arguments]")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
