@@ -61,6 +61,7 @@ class Admin:
             "redis_trouble": follower.trouble,
             "source": follower.source,
             "degraded": degraded,
+            "cursor": table.cursor if table is not None else "",
             "counts": table.counts if table is not None else {},
             "changed_at": follower.changed_at,
             "synced_s_ago": round(time.time() - follower.synced_at, 3) if follower.synced_at else None,

@@ -137,7 +137,7 @@ class App:
             websockets=False,
             backlog=2048,
             backpressure=settings.max_in_flight * 2,
-            log_level=LogLevels.warning,
+            log_level=LogLevels.error,
         )
 
 

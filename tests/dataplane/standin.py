@@ -1,0 +1,397 @@
+"""The gateway's other side, as a process of its own: a dispatcher that believes only valid assertions, and servers behind it.
+
+`python -m tests.dataplane.standin --port P --raw-port R` with SMCP_STANDIN_KEYS (public keys as `kid:base64url`) and
+SMCP_STANDIN_AUD. The script's name chooses the server:
+
+    scripted-…   answers as the call's arguments ask it to, in both eras, keeping sessions where its name ends in `-stateful`
+    official     the official Python SDK's server, both eras, with sessions
+    broken       on the raw port: whatever bytes the control door was given, sent as they are
+
+What arrived is told at `/_control/seen`; a scripted stream sends its next event when `/_control/go` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+from hosting.dataplane.contract import unb64url, verify_assertion
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+MODERN_META = "io.modelcontextprotocol/protocolVersion"
+
+
+def official() -> MCPServer:
+    server = MCPServer("official")
+
+    @server.tool()
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @server.tool()
+    async def count(ctx: Context, to: int) -> str:
+        for at in range(to):
+            await ctx.report_progress(at + 1, to)
+        return f"counted to {to}"
+
+    @server.resource("test://greeting")
+    def greeting() -> str:
+        return "hello"
+
+    return server
+
+
+class Control:
+    """What tests see and steer."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.permits: dict[str, asyncio.Semaphore] = {}
+        self.raw_answer = b""
+        self.raw_stays_open = False
+        self.raw_seen: list[str] = []
+
+    def permit(self, name: str) -> asyncio.Semaphore:
+        return self.permits.setdefault(name, asyncio.Semaphore(0))
+
+    async def __call__(self, path: str, body: bytes) -> Any:
+        match path:
+            case "/_control/seen":
+                return self.seen
+            case "/_control/forget":
+                self.seen.clear()
+                self.raw_seen.clear()
+                return {}
+            case "/_control/go":
+                asked = json.loads(body)
+                for _ in range(asked.get("times", 1)):
+                    self.permit(asked["name"]).release()
+                return {}
+            case "/_control/raw":
+                asked = json.loads(body)
+                self.raw_answer = asked["answer"].encode("latin-1")
+                self.raw_stays_open = asked.get("stays_open", False)
+                return {}
+            case "/_control/raw_seen":
+                return self.raw_seen
+        return None
+
+
+class Scripted:
+    """An MCP server that does as it is told by the arguments of a tool call."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._sessions: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+
+    async def __call__(
+        self, script: str, entry: dict[str, Any], body: bytes, receive: Receive, send: Send
+    ) -> None:
+        headers, method = entry["headers"], entry["method"]
+        is_stateful = script.endswith("-stateful")
+        session = headers.get("mcp-session-id")
+        if method == "GET":
+            await self._get(is_stateful, session, headers, send)
+        elif method == "DELETE":
+            known = self._sessions.pop(session or "", None)
+            await answer(send, 200 if known else 404, b"")
+        else:
+            parsed = json.loads(body)
+            if isinstance(parsed, list):
+                answers = [result(m["id"], {"batched": True}) for m in parsed if "id" in m and "method" in m]
+                await answer(send, 200 if answers else 202, json.dumps(answers).encode() if answers else b"")
+            elif is_stateful and parsed.get("method") != "initialize" and session not in self._sessions:
+                await answer(send, 404, error(parsed.get("id"), -32001, "Session not found"))
+            else:
+                await self._message(is_stateful, parsed, entry, receive, send)
+
+    async def _get(self, is_stateful: bool, session: str | None, headers: dict[str, str], send: Send) -> None:
+        if not is_stateful:
+            await answer(send, 405, b"", [("allow", "POST")])
+            return
+        if session not in self._sessions:
+            await answer(send, 404, error(None, -32001, "Session not found"))
+            return
+        await begin_stream(send)
+        last = headers.get("last-event-id")
+        number = int(last.removeprefix("ev ")) + 1 if last else 1
+        while True:
+            await self._control.permit("get").acquire()
+            note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": number}}
+            await event(send, note, event_id=f"ev {number}")
+            number += 1
+
+    async def _message(
+        self, is_stateful: bool, message: dict[str, Any], entry: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        params = message.get("params", {})
+        match message.get("method"):
+            case None:
+                await answer(send, 202, b"")
+            case str(name) if name.startswith("notifications/"):
+                await answer(send, 202, b"")
+            case "initialize":
+                revision = params.get("protocolVersion", "2025-11-25")
+                told = {
+                    "protocolVersion": revision,
+                    "capabilities": {},
+                    "serverInfo": {"name": "scripted", "version": "1"},
+                }
+                extra = []
+                if is_stateful:
+                    session = f"up-{next(self._numbers)}"
+                    self._sessions[session] = revision
+                    extra = [("mcp-session-id", session)]
+                if params.get("_as") == "sse":
+                    await begin_stream(send, extra)
+                    await event(
+                        send, {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "hi"}}
+                    )
+                    await event(send, json.loads(result_body(message["id"], told)))
+                    await end_stream(send)
+                else:
+                    await answer(send, 200, result_body(message["id"], told), extra)
+            case "tools/call":
+                await self._call(message, params, entry, receive, send)
+            case "ping":
+                await answer(send, 200, result_body(message["id"], {}))
+            case str(name) if name.endswith("/list"):
+                key = "resourceTemplates" if "templates" in name else name.partition("/")[0]
+                await answer(send, 200, result_body(message["id"], {key: [], "resultType": "complete"}))
+            case "server/discover":
+                told = {"supportedVersions": ["2026-07-28"], "capabilities": {}, "resultType": "complete"}
+                await answer(send, 200, result_body(message["id"], told))
+            case "subscriptions/listen":
+                await begin_stream(send)
+                await event(
+                    send,
+                    {"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {}},
+                )
+                await self._until_disconnect(entry, receive)
+            case _:
+                await answer(send, 404, error(message.get("id"), -32601, "Method not found"))
+
+    async def _call(
+        self,
+        message: dict[str, Any],
+        params: dict[str, Any],
+        entry: dict[str, Any],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        asked = params.get("arguments", {})
+        match params.get("name"):
+            case "echo":
+                text = {"content": [{"type": "text", "text": str(asked.get("text", ""))}]}
+                await answer(send, 200, result_body(message["id"], text), asked.get("headers", []))
+            case "status":
+                told = asked.get("body", "").encode()
+                if asked.get("error"):
+                    told = error(message["id"], *asked["error"])
+                content_type = asked.get("content_type", "application/json")
+                await answer(send, asked["status"], told, asked.get("headers", []), content_type)
+            case "big":
+                text = {"content": [{"type": "text", "text": "x" * asked["size"]}]}
+                await answer(send, 200, result_body(message["id"], text))
+            case "hang":
+                await self._until_disconnect(entry, receive)
+            case "wait":
+                await self._control.permit(asked["permit"]).acquire()
+                entry["finished"] = True
+                await answer(send, 200, result_body(message["id"], {"content": []}))
+            case "stream":
+                await self._stream(message, asked, entry, receive, send)
+            case "raw_stream":
+                await begin_stream(send, asked.get("headers", []))
+                for piece in asked["pieces"]:
+                    await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+                await end_stream(send)
+
+    async def _stream(
+        self,
+        message: dict[str, Any],
+        asked: dict[str, Any],
+        entry: dict[str, Any],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """`count` notifications, each on a permit where one is named, then the answer."""
+        await begin_stream(send)
+        gone = asyncio.create_task(self._until_disconnect(entry, receive))
+        try:
+            for at in range(asked["count"]):
+                if permit := asked.get("permit"):
+                    taking = asyncio.create_task(self._control.permit(permit).acquire())
+                    await asyncio.wait([taking, gone], return_when=asyncio.FIRST_COMPLETED)
+                    if gone.done():
+                        taking.cancel()
+                        return
+                note = {
+                    "jsonrpc": "2.0",
+                    "method": "notifications/progress",
+                    "params": {"progressToken": 1, "progress": at, "filler": "x" * asked.get("filler", 0)},
+                }
+                await event(send, note, event_id=asked.get("id", "").format(at) or None)
+                entry["sent"] = at + 1
+            await event(send, json.loads(result_body(message["id"], {"content": []})))
+            entry["finished"] = True
+            await end_stream(send)
+        finally:
+            gone.cancel()
+
+    async def _until_disconnect(self, entry: dict[str, Any], receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        entry["disconnected"] = True
+
+
+class StandIn:
+    """The ASGI app: control door, dispatcher, servers."""
+
+    def __init__(self, keys: dict[str, Ed25519PublicKey], audience: str, control: Control) -> None:
+        self._keys = keys
+        self._audience = audience
+        self._control = control
+        self._scripted = Scripted(control)
+        self.official = official().streamable_http_app(
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.official(scope, receive, send)  # type: ignore[arg-type]
+            return
+        if scope["path"].startswith("/_control/"):
+            told = await self._control(scope["path"], await read(receive))
+            await answer(send, 404 if told is None else 200, json.dumps(told).encode())
+            return
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            assertion = verify_assertion(headers.get("smcp-assertion", ""), keys=self._keys)
+        except ValueError:
+            await answer(send, 401, b"no valid assertion", content_type="text/plain")
+            return
+        if assertion.aud != self._audience:
+            await answer(send, 401, b"another audience", content_type="text/plain")
+            return
+        entry = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "script": assertion.wrk,
+            "tenant": assertion.ten,
+            "headers": headers,
+        }
+        self._control.seen.append(entry)
+        if assertion.wrk == "official":
+            await self.official(scope, receive, send)  # type: ignore[arg-type]
+        elif assertion.wrk.startswith("scripted"):
+            body = await read(receive)
+            entry["body"] = body.decode()
+            await self._scripted(assertion.wrk, entry, body, receive, send)
+        else:
+            await answer(send, 404, b"no such script", [("smcp-dispatch-error", "not-found")], "text/plain")
+
+
+async def read(receive: Receive) -> bytes:
+    body: bytes = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+def result(request_id: Any, told: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "result": told}
+
+
+def result_body(request_id: Any, told: Any) -> bytes:
+    return json.dumps(result(request_id, told)).encode()
+
+
+def error(request_id: Any, code: int, message: str) -> bytes:
+    return json.dumps(
+        {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+    ).encode()
+
+
+async def answer(
+    send: Send, status: int, body: bytes, extra: Any = (), content_type: str = "application/json"
+) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in extra]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def begin_stream(send: Send, extra: Any = ()) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    headers += [(name.encode(), value.encode()) for name, value in extra]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+
+
+async def event(send: Send, message: Any, *, event_id: str | None = None) -> None:
+    lines = f"id: {event_id}\n" if event_id else ""
+    body = f"{lines}data: {json.dumps(message)}\n\n".encode()
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def end_stream(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def serve_raw(control: Control, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One request in, the bytes the test asked for out."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        control.raw_seen.append(head.decode("latin-1"))
+        writer.write(control.raw_answer)
+        await writer.drain()
+        if control.raw_stays_open:
+            await reader.read()
+    except (OSError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--raw-port", type=int, required=True)
+    given = parser.parse_args()
+    keys = {}
+    for entry in os.environ["SMCP_STANDIN_KEYS"].split(","):
+        kid, _, encoded = entry.partition(":")
+        keys[kid] = Ed25519PublicKey.from_public_bytes(unb64url(encoded))
+    control = Control()
+    app = StandIn(keys, os.environ["SMCP_STANDIN_AUD"], control)
+    raw = await asyncio.start_server(lambda r, w: serve_raw(control, r, w), "127.0.0.1", given.raw_port)
+    config = uvicorn.Config(
+        app,
+        port=given.port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,
+    )
+    async with raw:
+        await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
