@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from kombu import Queue
+
 from hosting.dataplane.contract import parse_keyring, unb64url
 from smcp import env
 
@@ -149,6 +151,9 @@ LOGGING = {
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = f"smcp-{INSTALLATION}"
+CELERY_TASK_QUEUES = [Queue(f"smcp-{INSTALLATION}"), Queue(f"smcp-{INSTALLATION}-checks")]
+# Somebody waits for the check of an upload: it does not stand in line behind deployments.
+CELERY_TASK_ROUTES = {"hosting.tasks.check_upload": {"queue": f"smcp-{INSTALLATION}-checks"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -181,8 +181,6 @@ class HttpCloudflare:
         return self._ensure(
             lambda: _d1_found(self._call("d1", "POST", "/d1/database", body=body)),
             lambda: _named(map(_d1_found, self._pages("d1", "/d1/database", query={"name": name})), name),
-            # A database's name need not be unique to the vendor: look before making a second one.
-            look_first=True,
         )
 
     def delete_d1_database(self, database_id: str) -> None:
@@ -211,13 +209,8 @@ class HttpCloudflare:
         except NotFound:
             return None
 
-    def _ensure(
-        self, create: Callable[[], Found], look_up: Callable[[], Found | None], *, look_first: bool = False
-    ) -> Found:
+    def _ensure(self, create: Callable[[], Found], look_up: Callable[[], Found | None]) -> Found:
         """Creates, or adopts what has exactly our name: after a lost answer, and when it was there already."""
-        found = look_up() if look_first else None
-        if found is not None:
-            return found
         try:
             return create()
         except (Conflict, Unavailable) as exc:
