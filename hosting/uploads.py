@@ -27,6 +27,7 @@ from hosting.compatibility import check_date, check_flags
 from hosting.multipart import Part, parse_multipart
 from hosting.stdio import refuse_stdio
 from smcp.common.errors import Invalid, TooLarge
+from smcp.common.strict_json import NotUsable, parse_json
 
 TOTAL_BYTES_MAX: Final = 10 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 256 * 1024
@@ -154,9 +155,9 @@ def _metadata(parts: list[Part]) -> dict[str, Any]:
     if len(parts[0].content) > METADATA_BYTES_MAX:
         raise UploadTooLarge(f"metadata: at most {METADATA_BYTES_MAX} bytes.")
     try:
-        metadata = json.loads(parts[0].content)
-    except (ValueError, RecursionError) as exc:
-        raise UploadInvalid("metadata is not JSON.", fields={"metadata": "Not JSON."}) from exc
+        metadata = parse_json(parts[0].content)
+    except NotUsable as exc:
+        raise UploadInvalid(f"metadata cannot be read. {exc}", fields={"metadata": str(exc)}) from exc
     if not isinstance(metadata, dict):
         raise UploadInvalid("metadata is not a JSON object.", fields={"metadata": "Must be an object."})
     return metadata

@@ -10,10 +10,12 @@ DomainError
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import F
 
 from hosting import policies
 from hosting.models import Account, Environment, Server
@@ -50,8 +52,9 @@ def place_environment(
     *, server: Server, actor: str, slug: str, access: Sequence[str] = ("api_key",)
 ) -> Environment:
     """In an account that takes new ones; the sweep closes an account that is full. Needs a transaction as the tenant."""
-    account = Account.objects.only("id").filter(state=Account.State.OPEN).order_by("name").first()
-    if account is None:
+    open_accounts = Account.objects.filter(state=Account.State.OPEN, ready_at__isnull=False)
+    account_ids = list(open_accounts.values_list("id", flat=True))
+    if not account_ids:
         raise NoRoom("No account takes new environments at the moment.", retry_after_s=60)
     try:
         with transaction.atomic():
@@ -59,7 +62,8 @@ def place_environment(
                 tenant_id=server.tenant_id,
                 server=server,
                 slug=slug,
-                account_id=account.id,
+                account_id=random.choice(account_ids),  # noqa: S311 - spreading, not guessing
+,
                 access=list(access),
             )
     except IntegrityError as exc:
@@ -108,7 +112,9 @@ def update_environment(
         changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}
         if changed:
             before = {key: getattr(environment, key) for key in changed}
-            Environment.objects.filter(tenant_id=tenant_id, id=environment_id).update(**changed)
+            Environment.objects.filter(tenant_id=tenant_id, id=environment_id).update(
+                **changed, route_version=F("route_version") + 1
+            )
             _record(
                 environment,
                 actor,

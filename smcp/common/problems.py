@@ -1,0 +1,78 @@
+"""Errors on the REST door: RFC 9457 problem details, always with the id of the request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from django.http import HttpResponse
+
+from smcp.common.audit import correlation_id
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:smcp:problem:"
+
+#: `code`s of what HTTP itself refuses, before any of our code has an opinion.
+HTTP_CODES: Final[Mapping[int, str]] = {
+    400: "bad-request",
+    403: "denied",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "too-slow",
+    413: "too-large",
+    500: "internal",
+}
+
+
+def problem_body(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    instance: str,
+    errors: Mapping[str, str] | None = None,
+) -> bytes:
+    """`errors`: field → what is wrong with it."""
+    said: dict[str, object] = {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "request_id": correlation_id.get(),
+    }
+    if errors:
+        said["errors"] = [{"field": field, "detail": why} for field, why in errors.items()]
+    return json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    instance: str,
+    errors: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    body = problem_body(
+        status=status, code=code, title=title, detail=detail, instance=instance, errors=errors
+    )
+    return HttpResponse(body, status=status, content_type=CONTENT_TYPE, headers=dict(headers or {}))
+
+
+def http_problem(status: int, *, instance: str, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """For an answer that only has a status."""
+    title = HTTPStatus(status).phrase
+    return problem(
+        status=status,
+        code=HTTP_CODES.get(status, "refused"),
+        title=title,
+        detail=f"{title}.",
+        instance=instance,
+        headers=headers,
+    )
