@@ -63,7 +63,6 @@ def place_environment(
                 server=server,
                 slug=slug,
                 account_id=random.choice(account_ids),  # noqa: S311 - spreading, not guessing
-,
                 access=list(access),
             )
     except IntegrityError as exc:
