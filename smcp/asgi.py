@@ -1,8 +1,15 @@
-"""What granian serves: the REST API or the console, by SMCP_DOOR."""
+"""What granian serves: the REST API or the console, by SMCP_DOOR. Bodies are bounded here, before anybody collects them."""
+
+from __future__ import annotations
 
 import os
 
-from django.core.asgi import get_asgi_application
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "smcp.settings")
-application = get_asgi_application()
+# Every request runs in a thread of its own; a pool, not the threads, keeps the connections.
+os.environ.setdefault("SMCP_DB_POOL", "16")
+
+from django.core.asgi import get_asgi_application  # noqa: E402
+
+from smcp.bodies import BoundedBodies  # noqa: E402
+
+application = BoundedBodies(get_asgi_application())

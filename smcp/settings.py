@@ -11,8 +11,8 @@ from smcp import env
 
 DEBUG = env.flag("SMCP_DEBUG")
 SECRET_KEY = env.text("SMCP_SECRET_KEY") or secrets.token_urlsafe(48)
-DOOR = env.text("SMCP_DOOR", "api")  # which URLs this process serves: api or console
-if DOOR not in {"api", "console"}:
+DOOR = env.text("SMCP_DOOR")  # which URLs this process serves: api, console, or none
+if DOOR not in {"", "api", "console"}:
     raise env.BadEnvironment("SMCP_DOOR must be api or console")
 INSTALLATION = env.text("SMCP_INSTALLATION", "dev")
 
@@ -59,6 +59,10 @@ _database = (
     or env.database("DATABASE_URL")
     or env.Database(name="smcp", user="smcp_owner", password="", host="127.0.0.1", port="5433")
 )
+_options: dict[str, object] = {} if DB_ROLE == "owner" else {"options": f"-c role=smcp_{DB_ROLE}"}
+_pool = env.number("SMCP_DB_POOL", 0)  # connections kept for many threads; 0: each thread keeps its own
+if _pool:
+    _options["pool"] = {"min_size": 1, "max_size": _pool, "timeout": 10}
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
@@ -67,9 +71,9 @@ DATABASES = {
         "PASSWORD": _database.password,
         "HOST": _database.host,
         "PORT": _database.port,
-        "CONN_MAX_AGE": 60,
+        "CONN_MAX_AGE": 0 if _pool else 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {} if DB_ROLE == "owner" else {"options": f"-c role=smcp_{DB_ROLE}"},
+        "OPTIONS": _options,
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -92,6 +96,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "smcp.common.middleware.RequestIds",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -99,6 +104,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+if DOOR == "api":
+    # No cookies, no pages: callers are known by their key, and every error is problem+json.
+    MIDDLEWARE = ["smcp.common.middleware.RequestIds", "smcp.common.middleware.Problems"]
 ROOT_URLCONF = "smcp.urls"
 ASGI_APPLICATION = "smcp.asgi.application"
 ALLOWED_HOSTS = env.text("SMCP_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],.localhost").split(",")

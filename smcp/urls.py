@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern, URLResolver
+from django.conf import settings
+from django.urls import URLPattern, URLResolver, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from smcp.common.healthz import healthz
+
+urlpatterns: list[URLPattern | URLResolver] = [path("healthz", healthz)]
+if settings.DOOR == "api":
+    from smcp.api import api
+
+    urlpatterns += [path("api/v1/", api.urls)]
