@@ -8,8 +8,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "smcp.settings")
 # Every request runs in a thread of its own; a pool, not the threads, keeps the connections.
 os.environ.setdefault("SMCP_DB_POOL", "16")
 
-from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.asgi import get_asgi_application
 
-from smcp.bodies import BoundedBodies  # noqa: E402
+from smcp.bodies import BoundedBodies
 
 application = BoundedBodies(get_asgi_application())

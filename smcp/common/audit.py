@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 from django.db import models
 from django.utils import timezone
 
+from smcp.common.correlation import correlation_id as correlation_id
 from smcp.common.ids import UlidField
-
-#: Follows one request through REST, Celery, Cloudflare calls and logs.
-correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
 
 
 class AuditEvent(models.Model):

@@ -10,7 +10,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from smcp.common.audit import correlation_id
+from smcp.common.correlation import correlation_id
 from smcp.common.ids import new_id
 from smcp.common.problems import CONTENT_TYPE, http_problem
 

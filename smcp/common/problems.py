@@ -9,7 +9,7 @@ from typing import Final
 
 from django.http import HttpResponse
 
-from smcp.common.audit import correlation_id
+from smcp.common.correlation import correlation_id
 
 CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:smcp:problem:"
