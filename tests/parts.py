@@ -13,6 +13,7 @@ from pathlib import Path
 
 from smcp.stack.databases import Logins, ensure_database, login_url
 from smcp.stack.environ import Places, control_environ
+from smcp.stack.envfile import dispatch_host
 from smcp.stack.postgres import DATABASE, Postgres
 from smcp.stack.processes import Child, spawn
 from smcp.stack.redis import Redis
@@ -22,7 +23,6 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
-DISPATCHER = "dispatcher"
 
 
 def free_port() -> int:
@@ -97,7 +97,7 @@ def plan_parts() -> Parts:
         cloudflare_account_id=account,
         cloudflare_api_token=secrets.edge_token,
         dispatch_url=f"http://{LOOPBACK}:{edge_workers}",
-        dispatch_host=f"smcp-{secrets.installation}-{DISPATCHER}.{account[:8]}.workers.localhost",
+        dispatch_host=dispatch_host(secrets.installation, account),
     )
     return Parts(
         var=var,

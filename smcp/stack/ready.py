@@ -1,8 +1,12 @@
-"""Whether a process does its work yet: asked of the process itself, over the wire where it has one."""
+"""Whether a process does its work yet: asked of the process itself, over the wire where it has one.
+
+`python -m smcp.stack.ready <url>` exits with 0 when the URL is answered with 200: the health check of a container.
+"""
 
 from __future__ import annotations
 
 import http.client
+import sys
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -19,19 +23,19 @@ Question = Callable[[Child], bool]
 
 def answers_http(url: str) -> Question:
     """GET `url` is answered with 200."""
+    return lambda _: is_answered(url)
+
+
+def is_answered(url: str) -> bool:
     parts = urlsplit(url)
-
-    def is_ready(child: Child) -> bool:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_TIMEOUT_S)
-        try:
-            connection.request("GET", parts.path)
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    return is_ready
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def has_said(words: str) -> Question:
@@ -52,3 +56,7 @@ def wait_until_ready(
                 f"{child.name} did not become ready within {timeout_s:.0f} s; its last words: {last[:300]}"
             )
         time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if is_answered(sys.argv[1]) else 1)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from smcp.stack import connect, guard, services
+from smcp.stack import connect, envfile, guard, services
 from smcp.stack.config import Config, parse_config
 from smcp.stack.databases import Logins, ensure_database, ensure_roles
 from smcp.stack.environ import Places, control_environ
@@ -106,6 +106,9 @@ class Stack:
         self._command(
             "migrate", "migrate", "--no-input", environ=control_environ(places, secrets, role="owner")
         )
+        if config.has_edge:
+            self._await("edge")
+        self._command("account", "ensure_account", environ=control_environ(places, secrets, role="system"))
         for describe in (services.api, services.console, services.worker, services.beat):
             self._begin(describe(config, places, secrets))
         for name in list(self._waiting):
@@ -158,7 +161,7 @@ class Stack:
         if config.has_edge:
             account, token = secrets.edge_account_id, secrets.edge_token
             base_url, dispatch_url = f"{config.url('edge_api')}/client/v4", config.url("edge_workers")
-            dispatch_host = f"smcp-{secrets.installation}-dispatcher.{account[:8]}.workers.localhost"
+            dispatch_host = envfile.dispatch_host(secrets.installation, account)
         else:
             account, token = config.cloudflare_account_id, config.cloudflare_api_token
             base_url, dispatch_url, dispatch_host = config.cloudflare_api_base_url, config.dispatch_url, ""

@@ -1,0 +1,168 @@
+"""`make up` from its first start to every way it can end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.parts import LOOPBACK
+from tests.stack.harness import StackRun
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def list_tools(run: StackRun, endpoint: str, key: str) -> list[str]:
+    """What curl would get from the demo server."""
+    answer = httpx.post(
+        endpoint,
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}},
+        headers={"authorization": f"Bearer {key}", "accept": "application/json, text/event-stream"},
+        timeout=30,
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+    data = next((line[5:] for line in answer.text.splitlines() if line.startswith("data:")), answer.text)
+    return [tool["name"] for tool in json.loads(data)["result"]["tools"]]
+
+
+@pytest.mark.acceptance("S0.22", "P12")
+def test_a_first_start_brings_up_the_platform_with_a_live_server(whole_stack: StackRun) -> None:
+    run = whole_stack.start()
+    summary = run.summary
+    for door in ("api", "console"):
+        assert httpx.get(f"{summary[door]}/healthz", trust_env=False).status_code == 200
+    assert "calculator" in list_tools(run, summary["demo"]["endpoint"], summary["demo"]["api_key"])
+    assert summary["demo"]["endpoint"] in run.output
+    for name in ("stack.json", "secrets.json"):
+        assert stat.S_IMODE((run.var / name).stat().st_mode) == 0o600
+    assert run.end(signal.SIGINT) == 0
+    assert run.leftovers() == []
+
+
+def test_a_second_start_keeps_everything_and_is_quick(
+    whole_stack: StackRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = whole_stack.summary
+    run = whole_stack.start()
+    with capsys.disabled():
+        sys.stdout.write(f" second start: {run.took_s:.1f} s ")
+    assert run.took_s < 60  # on an idle machine it is under 10 s; this one may be busy
+    assert run.summary == before
+    assert "calculator" in list_tools(run, before["demo"]["endpoint"], before["demo"]["api_key"])
+    assert run.end(signal.SIGTERM) == 0
+    assert run.leftovers() == []
+
+
+def listening(run: StackRun) -> list[tuple[str, int]]:
+    """Address and port of every listener the stack has opened."""
+    pids = {process.pid for process in run.processes()}
+    connections = psutil.net_connections("tcp")
+    return [
+        (c.laddr[0], c.laddr[1]) for c in connections if c.laddr and c.status == "LISTEN" and c.pid in pids
+    ]
+
+
+def test_nothing_listens_beyond_loopback_by_default(running: StackRun) -> None:
+    opened = listening(running)
+    assert {port for _, port in opened} >= set(running.ports.values())
+    assert {address for address, _ in opened} == {LOOPBACK}
+    assert running.end() == 0
+
+
+def test_told_to_it_opens_the_doors_and_nothing_else(whole_stack: StackRun) -> None:
+    run = whole_stack.start(SMCP_BIND="0.0.0.0")
+    opened = {port for address, port in listening(run) if address != LOOPBACK}
+    assert opened == {run.ports[door] for door in ("api", "console", "gateway")}
+    assert "unencrypted" in run.output
+    assert run.end() == 0
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway", "postgres"])
+def test_a_killed_child_ends_everything_with_a_sentence(running: StackRun, name: str) -> None:
+    running.process(name).kill()
+    assert running.wait() == 1
+    assert f"✗ {name} was ended by SIGKILL" in running.last_words()
+    assert running.leftovers() == []
+
+
+def test_a_killed_supervisor_leaves_nothing(running: StackRun) -> None:
+    running.supervisor().kill()
+    assert running.wait() == 1
+    assert "ended by SIGKILL" in running.last_words()
+    wait_for(lambda: not running.leftovers(), 20)
+
+
+def test_a_killed_keeper_leaves_nothing(running: StackRun) -> None:
+    running.popen.kill()
+    running.wait()
+    wait_for(lambda: not running.leftovers(), 40, what="everything to stop")
+
+
+def test_what_an_earlier_start_left_running_is_ended_by_the_next(running: StackRun) -> None:
+    supervisor, redis = running.supervisor(), running.process("redis")
+    redis.suspend()  # it cannot hear the signal the kernel sends when its parent dies
+    running.popen.kill()
+    supervisor.kill()
+    running.wait()
+    wait_for(lambda: len(running.leftovers()) == 1, 40, what="all but one to stop")
+    running.start()
+    assert "redis │ was left running by an earlier start" in running.output
+    assert not redis.is_running() or redis.status() == "zombie"
+    assert running.end() == 0
+    assert running.leftovers() == []
+
+
+def test_a_second_stack_on_the_same_directory_is_refused(running: StackRun, tmp_path: Path) -> None:
+    other = StackRun(running.var)
+    other.log_path = tmp_path / "other.log"
+    assert other.begin().wait() == 1
+    assert "Another `make up` is running" in other.last_words()
+    assert httpx.get(f"{running.summary['api']}/healthz", trust_env=False).status_code == 200
+    assert running.end() == 0
+
+
+def test_a_port_in_use_is_one_sentence_and_nothing_is_started(tmp_path: Path) -> None:
+    run = StackRun(tmp_path / "var")
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, run.ports["gateway"]))
+        taken.listen()
+        assert run.begin().wait() == 1
+    assert run.last_words() == (
+        f"✗ Port {run.ports['gateway']} is in use, and the gateway needs it: stop what listens there, or set "
+        "SMCP_GATEWAY_PORT to another port."
+    )
+    assert run.leftovers() == []
+    assert not (run.var / "secrets.json").exists()
+
+
+def test_two_processes_cannot_share_a_port(tmp_path: Path) -> None:
+    run = StackRun(tmp_path / "var")
+    assert run.begin(SMCP_API_PORT="8001", SMCP_CONSOLE_PORT="8001").wait() == 1
+    assert "SMCP_CONSOLE_PORT and SMCP_API_PORT are both 8001" in run.output
+    assert not run.var.exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"SMCP_BIND": "everywhere"}, "SMCP_BIND must be an IP address"),
+        ({"CLOUDFLARE_API_TOKEN": "secret-token"}, "Set both CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID"),
+        ({"SMCP_REDIS_PORT": "many"}, "SMCP_REDIS_PORT must be a port"),
+    ],
+)
+def test_what_it_is_told_wrongly_is_one_sentence(
+    tmp_path: Path, environ: dict[str, str], sentence: str
+) -> None:
+    run = StackRun(tmp_path / "var")
+    assert run.begin(**environ).wait() == 1
+    assert sentence in run.last_words()
+    assert "secret-token" not in run.output
+    assert not run.var.exists()
