@@ -140,11 +140,14 @@ async def delete_bulk(request: web.Request, edge: Edge) -> web.Response:
 
 
 async def get_bulk(request: web.Request, edge: Edge) -> web.Response:
-    values = await read_bulk(edge, account_of(request), _namespace_id(request), await json_object(request))
+    body = await json_object(request)
+    values = await read_bulk(edge, account_of(request), _namespace_id(request), body, with_expiry=True)
     return success({"values": values})
 
 
-async def read_bulk(edge: Edge, account: str, namespace_id: str, body: dict[str, Any]) -> dict[str, Any]:
+async def read_bulk(
+    edge: Edge, account: str, namespace_id: str, body: dict[str, Any], *, with_expiry: bool
+) -> dict[str, Any]:
     """Many keys at once: `{keys, type: text|json, withMetadata}`. A key that is not there is null."""
     keys, kind = body.get("keys"), body.get("type", "text")
     if not isinstance(keys, list) or not 1 <= len(keys) <= MAX_BULK_GET:
@@ -167,7 +170,7 @@ async def read_bulk(edge: Edge, account: str, namespace_id: str, body: dict[str,
         values[key] = _typed(value, kind)
         if body.get("withMetadata"):
             values[key] = {"value": values[key], "metadata": _decoded(entry.metadata)}
-            if entry.expires_at is not None:
+            if with_expiry and entry.expires_at is not None:
                 values[key]["expiration"] = entry.expires_at
     return values
 

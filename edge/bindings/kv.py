@@ -41,7 +41,8 @@ async def _answer(request: web.Request, edge: Edge, account: str, namespace_id: 
         case "GET", "":
             return await _list(request, edge, account, namespace_id)
         case "POST", "bulk/get":
-            return json_response(await read_bulk(edge, account, namespace_id, await json_object(request)))
+            body = await json_object(request)
+            return json_response(await read_bulk(edge, account, namespace_id, body, with_expiry=False))
         case "GET", _:
             return await _get(request, edge, account, namespace_id, _key(path))
         case "PUT", _:

@@ -20,6 +20,7 @@ from edge.envelope import ApiError, Page
 from edge.lanes import Lanes
 from edge.state import State
 from edge.storage.blobs import Segment, Stalled, TooLarge, Value
+from edge.storage.cursors import BadCursor, decode_cursor, encode_cursor
 from edge.storage.kv_rules import (
     MAX_LIST,
     MAX_NAMESPACES,
@@ -33,8 +34,6 @@ from edge.storage.kv_rules import (
     ValueTooLarge,
     checked_key,
     checked_title,
-    decode_cursor,
-    encode_cursor,
 )
 from edge.storage.volumes import Change, Volume, Volumes
 
@@ -259,7 +258,10 @@ class KvStore:
         """Keys in the order of their bytes. An empty cursor means this was the last page."""
         volume = await self._volume(account, namespace_id)
         first = prefix.encode()
-        after = decode_cursor(cursor)
+        try:
+            after = decode_cursor(cursor)
+        except BadCursor as exc:
+            raise InvalidEntry("the cursor is not one of ours") from exc
 
         def select(connection: sqlite3.Connection) -> list[tuple[bytes, int, str | None, int | None]]:
             # No valid UTF-8 holds a byte 0xff, so it closes the range of a prefix.

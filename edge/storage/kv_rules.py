@@ -178,14 +178,3 @@ def _whole(value: Any) -> int | None:
         return int(number) if number == int(number) and abs(number) < 2**53 else None
     except (ValueError, OverflowError):
         return None
-
-
-def encode_cursor(key: bytes) -> str:
-    return base64.urlsafe_b64encode(key).rstrip(b"=").decode()
-
-
-def decode_cursor(cursor: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-    except (ValueError, UnicodeEncodeError) as exc:
-        raise InvalidEntry("the cursor is not one of ours") from exc

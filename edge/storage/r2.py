@@ -22,6 +22,7 @@ from edge.lanes import Lanes
 from edge.state import State
 from edge.storage import r2_index
 from edge.storage.blobs import Segment, Stalled, TooLarge, Value
+from edge.storage.cursors import BadCursor, decode_cursor
 from edge.storage.r2_index import Listing
 from edge.storage.r2_rules import (
     BUCKET_NAME,
@@ -263,13 +264,12 @@ class R2Store:
     ) -> Listing:
         if not 1 <= limit <= MAX_LIST:
             raise InvalidMaxKeys
-        start = (
-            r2_index.decode_cursor(cursor)
-            if cursor
-            else start_after.encode() + b"\x00"
-            if start_after
-            else b""
-        )
+        start = start_after.encode() + b"\x00" if start_after else b""
+        if cursor:
+            try:
+                start = decode_cursor(cursor)
+            except BadCursor as exc:
+                raise InvalidArgument("the cursor is not one of ours") from exc
         volume = await self.volume(account, bucket)
         return await volume.read(
             partial(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import sqlite3
 from dataclasses import dataclass, field
 
-from edge.storage.r2_rules import InvalidArgument, Stored
+from edge.storage.cursors import encode_cursor
+from edge.storage.r2_rules import Stored
 from edge.storage.volumes import Change
 
 MIGRATIONS = (
@@ -109,19 +108,6 @@ def list_objects(
             position = key + b"\x00"
         else:
             return listing
-
-
-def encode_cursor(position: bytes) -> str:
-    return base64.urlsafe_b64encode(position).rstrip(b"=").decode()
-
-
-def decode_cursor(cursor: str) -> bytes:
-    try:
-        return base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        )
-    except (ValueError, UnicodeEncodeError, binascii.Error) as exc:
-        raise InvalidArgument("the cursor is not one of ours") from exc
 
 
 def _stored(row: tuple) -> Stored:
