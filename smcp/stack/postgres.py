@@ -30,6 +30,7 @@ from smcp.stack.processes import Process, run
 
 ADMIN = "postgres"
 DATABASE = "smcp"
+STATUS_LINE = 7  # of postmaster.pid, counted from 0 (Postgres: src/include/utils/pidfile.h)
 READABLE_COPIES = Path("/var/cache/smcp")
 SETTINGS = {
     "unix_socket_directories": "",
@@ -94,6 +95,13 @@ class Postgres:
         _close(process)
 
     def is_ready(self) -> bool:
+        """Whether it lets clients in. Asks its own status file first: an early connection would be logged as a failure."""
+        try:
+            status = (self.directory / "postmaster.pid").read_text().splitlines()[STATUS_LINE]
+        except (OSError, IndexError):
+            return False
+        if status.strip() != "ready":
+            return False
         try:
             with psycopg.connect(self.url(), connect_timeout=2):
                 return True

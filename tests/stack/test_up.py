@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import httpx
