@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
@@ -23,6 +23,9 @@ from smcp.stack.redis import Redis
 from tests import parts as real_parts
 from tests.chromium import find_chromium
 from tests.parts import Parts, PlatformEdge
+
+if TYPE_CHECKING:
+    from tests.restdoor import RestDoor
 
 PARTS = real_parts.plan_parts()
 # Django reads its settings now; from here on they do not change.
@@ -141,6 +144,17 @@ def committed_db(django_db_setup: None, django_db_blocker: pytest.DjangoDbBlocke
     with django_db_blocker.unblock():
         yield
         connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def rest_door(parts: Parts, postgres: Postgres, redis_server: Redis) -> Iterator[RestDoor]:
+    """The REST API in a process of its own. `tests/restdoor.py` has tenants to call it with."""
+    from tests.restdoor import RestDoor
+
+    door = RestDoor(parts, real_parts.free_port())
+    door.start()
+    yield door
+    door.stop()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def page_answer(
     if page.next_cursor:
         other = {key: value for key, value in request.GET.items() if key not in {"cursor", "limit"}}
         where = f"{request.path}?{urlencode({**other, 'cursor': page.next_cursor, 'limit': query.limit})}"
-    body: PageOf[Any] = PageOf(items=[show(row) for row in page.rows], next=where)
+    body = PageOf[Any](items=[show(row) for row in page.rows], next=where)
     return Answer(body, headers={"Link": f'<{where}>; rel="next"'} if where else {})
 
 
