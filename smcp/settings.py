@@ -8,6 +8,7 @@ from kombu import Queue
 
 from hosting.dataplane.contract import parse_keyring, unb64url
 from smcp import env
+from smcp.console.theme import UNFOLD as UNFOLD
 
 DEBUG = env.flag("SMCP_DEBUG")
 SECRET_KEY = env.text("SMCP_SECRET_KEY") or secrets.token_urlsafe(48)
@@ -80,7 +81,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.User"
 
 INSTALLED_APPS = [
-    "unfold",
+    "smcp.console.apps.ConsoleConfig",  # before the theme: some of its templates are ours
+    "unfold.apps.BasicAppConfig",
     "smcp.console.apps.ConsoleSiteConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -91,7 +93,6 @@ INSTALLED_APPS = [
     "smcp.common",
     "tenants",
     "hosting",
-    "smcp.console.apps.ConsoleConfig",
     "smcp.stack",
 ]
 MIDDLEWARE = [
@@ -104,6 +105,11 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+if DOOR == "console":
+    MIDDLEWARE[1:1] = [
+        "servestatic.middleware.ServeStaticMiddleware",
+        "smcp.console.headers.content_security_policy",
+    ]
 if DOOR == "api":
     # No cookies, no pages: callers are known by their key, and every error is problem+json.
     MIDDLEWARE = ["smcp.common.middleware.RequestIds", "smcp.common.middleware.Problems"]
@@ -130,7 +136,7 @@ STATIC_URL = "/static/"
 STATIC_ROOT = env.text("SMCP_STATIC_DIR", str(env.ROOT / "var" / "static"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "staticfiles": {"BACKEND": "smcp.console.static.FingerprintedStorage"},
     "blobs": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": env.text("SMCP_BLOB_DIR", str(env.ROOT / "var" / "blobs"))},
@@ -141,9 +147,17 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_MAX_AGE = 30 * 24 * 3600  # addresses carry the content's digest
+SERVESTATIC_ALLOW_ALL_ORIGINS = False
+SESSION_COOKIE_NAME = "smcp_console"
+SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = CONSOLE_URL.startswith("https://")
+CSRF_COOKIE_NAME = "smcp_console_csrf"
 CSRF_COOKIE_HTTPONLY = True
+CSRF_TRUSTED_ORIGINS = [CONSOLE_URL]
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 
@@ -152,6 +166,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"httpx": {"level": "WARNING"}},  # it tells of every request, at INFO
     "root": {"handlers": ["stderr"], "level": env.text("SMCP_LOG_LEVEL", "INFO")},
 }
 

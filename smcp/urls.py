@@ -12,3 +12,7 @@ if settings.DOOR == "api":
     from smcp.api import api
 
     urlpatterns += [path("api/v1/", api.urls)]
+if settings.DOOR == "console":
+    from django.contrib import admin
+
+    urlpatterns += [path("", admin.site.urls)]

@@ -1,17 +1,25 @@
-"""The console is Django's admin with our own site and theme."""
+"""The console is Django's admin with our own site and theme. Only the console's process loads its pages."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.contrib.admin.apps import AdminConfig
+from django.conf import settings
+from django.contrib.admin.apps import SimpleAdminConfig
 
 
-class ConsoleSiteConfig(AdminConfig):
+class ConsoleSiteConfig(SimpleAdminConfig):
     """Makes our site the one that `admin.site` means."""
 
     default = False
+    default_site = "smcp.console.site.ConsoleSite"
+
+    def ready(self) -> None:
+        super().ready()
+        if settings.DOOR == "console":
+            self.module.autodiscover()
 
 
 class ConsoleConfig(AppConfig):
     name = "smcp.console"
     label = "console"
+    verbose_name = "Console"

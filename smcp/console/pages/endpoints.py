@@ -1,0 +1,33 @@
+"""Where MCP clients connect, and what to paste into them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from hosting.models import Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One Environment's address and ready-made client settings."""
+
+    url: str
+    config: str  # the `mcpServers` file most clients read
+    command: str  # the inspector, from a shell
+
+
+def endpoint_of(environment: Environment) -> Endpoint:
+    """Needs `environment.server.tenant`. Production has the short address."""
+    server = environment.server
+    name = server.slug if environment.slug == "production" else f"{server.slug}~{environment.slug}"
+    url = f"{settings.GATEWAY_URL.rstrip('/')}/{server.tenant.slug}/{name}/mcp"
+    needs_key = "public" not in environment.access
+    entry: dict[str, object] = {"type": "http", "url": url}
+    command = f"npx @modelcontextprotocol/inspector --cli {url} --transport http --method tools/list"
+    if needs_key:
+        entry["headers"] = {"Authorization": "Bearer <API key with scope mcp:call>"}
+        command += ' --header "Authorization: Bearer $SMCP_KEY"'
+    return Endpoint(url=url, config=json.dumps({"mcpServers": {name: entry}}, indent=2), command=command)

@@ -1,0 +1,55 @@
+"""One Server: where it runs, what was uploaded, and how to reach it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Prefetch
+
+from hosting.models import Deployment, Environment, Operation, Server
+from smcp.console import charts
+from smcp.console.pages import history
+from smcp.console.pages.endpoints import endpoint_of
+from smcp.console.pages.people import describe
+
+
+def context(server: Server) -> dict[str, Any]:
+    environments = list(
+        server.environments.select_related("server__tenant", "account", "health")
+        .prefetch_related(
+            Prefetch(
+                "deployments",
+                queryset=Deployment.objects.filter(is_active=True).prefetch_related(
+                    "targets__release__version"
+                ),
+                to_attr="active",
+            )
+        )
+        .order_by("slug")
+    )
+    versions = list(server.versions.all()[:20])
+    return {
+        "title": server.name,
+        "server": server,
+        "environments": [_environment(e) for e in environments],
+        "primary": next((e for e in environments if e.slug == "production"), next(iter(environments), None)),
+        "endpoint": endpoint_of(environments[0]) if environments else None,
+        "versions": versions,
+        "operations": Operation.objects.filter(tenant_id=server.tenant_id, server=server).select_related(
+            "environment"
+        )[:8],
+        "people": describe([server.created_by, *(v.created_by for v in versions)]),
+    }
+
+
+def _environment(environment: Environment) -> dict[str, Any]:
+    active = getattr(environment, "active", [])
+    buckets = history.buckets(environment.latencies.filter(tenant_id=environment.tenant_id), hours=24, count=48)
+    return {
+        "row": environment,
+        "endpoint": endpoint_of(environment),
+        "health": getattr(environment, "health", None),
+        "deployment": active[0] if active else None,
+        "strip": charts.uptime_strip(buckets),
+        "requests": sum(b.requests for b in buckets),
+    }

@@ -1,0 +1,49 @@
+"""The console's site: who may enter, the pages that belong to no table, and where everything hangs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from unfold.sites import UnfoldAdminSite
+
+from smcp.console.pages import dashboard, deploy
+
+
+class ConsoleSite(UnfoldAdminSite):
+    """Operators only: active people with `is_staff`. What they may do there is decided by the operations they call."""
+
+    site_title = "SMCP"
+    index_title = "Dashboard"
+    login_template = "console/login.html"
+    index_template = "console/dashboard.html"
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return not isinstance(request.user, AnonymousUser) and request.user.is_active and request.user.is_staff
+
+    def extra_urls(self) -> list[URLPattern]:
+        return [
+            path("live/", self.admin_view(self.live), name="console_live"),
+            path("deploy/", self.admin_view(self.deploy), name="console_deploy"),
+        ]
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        context = {**self.each_context(request), **dashboard.context(), "title": "Dashboard"}
+        return TemplateResponse(request, "console/dashboard.html", context)
+
+    def live(self, request: HttpRequest) -> TemplateResponse:
+        """The dashboard's moving part, for the page to fetch again."""
+        return TemplateResponse(request, "console/parts/dashboard.html", dashboard.context())
+
+    def deploy(self, request: HttpRequest) -> HttpResponse:
+        return deploy.page(self, request)
+
+    def app_index(
+        self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Django lists the tables of an app here; the menu says it better."""
+        return redirect("admin:index")
