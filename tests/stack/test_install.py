@@ -47,6 +47,12 @@ def test_a_second_install_does_nothing_and_needs_no_network() -> None:
     assert done.stdout == ""
 
 
+def test_the_installer_needs_nothing_but_the_standard_library() -> None:
+    bare = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import smcp.stack.install, smcp.stack.envfile"
+    done = subprocess.run((sys.executable, "-I", "-S", "-c", bare), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_pinned_programs_run() -> None:
     for program, words in ((REDIS_SERVER, "Redis server v="), (WORKERD, "workerd ")):
         done = subprocess.run((str(program), "--version"), capture_output=True, text=True, check=True)
