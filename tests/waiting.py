@@ -12,7 +12,7 @@ T = TypeVar("T")
 POLL_S = 0.02
 
 
-def wait_for(condition: Callable[[], T], timeout_s: float = 15.0, *, what: str = "") -> T:
+def wait_for(condition: Callable[[], T | None], timeout_s: float = 15.0, *, what: str = "") -> T:
     """Calls `condition` until it returns something true, and returns that. Raises AssertionError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (outcome := condition()):
