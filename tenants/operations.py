@@ -1,7 +1,7 @@
 """Everything that changes a tenant, its members and its keys. Each acts as the tenant, inside one transaction, with its audit.
 
 DomainError
-├── Invalid:   SlugInvalid · NoSuchPerson · ScopesInvalid
+├── Invalid:   SlugInvalid · NoSuchPerson · ScopesInvalid · PasswordTooWeak
 ├── Conflict:  SlugTaken · AlreadyMember · LastOwner
 └── Denied:    ScopeAboveOwn
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
+from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -55,6 +56,11 @@ class ScopesInvalid(Invalid):
     title = "These scopes do not go together"
 
 
+class PasswordTooWeak(Invalid):
+    code = "password-too-weak"
+    title = "The password is too weak"
+
+
 class ScopeAboveOwn(Denied):
     code = "scope-above-own"
     title = "Nobody grants more than they have"
@@ -64,7 +70,7 @@ class ScopeAboveOwn(Denied):
 
 
 def create_tenant(*, actor: str, slug: str, name: str, plan: str = "standard") -> Tenant:
-    """Needs `as_operator` or `as_system` around it. Raises SlugInvalid, SlugTaken: a slug is never given again."""
+    """Raises SlugInvalid, SlugTaken: a slug is never given again."""
     try:
         validate_tenant_slug(slug)
     except ValidationError as exc:
@@ -309,6 +315,22 @@ def revoke_api_key(*, tenant_id: str, actor: str, api_key_id: str, now: datetime
             )
             tell_api_key_changed(tenant_id, key.id)
         return key
+
+
+def ensure_operator(*, email: str, password: str) -> User:
+    """A person who may enter the console, with this password. Needs `as_system` around it. Raises PasswordTooWeak."""
+    try:
+        validate_password(password)
+    except ValidationError as exc:
+        raise PasswordTooWeak(" ".join(exc.messages), fields={"password": " ".join(exc.messages)}) from exc
+    user = User.objects.filter(email=email.lower()).first()
+    if user is None:
+        return User.objects.create_user(email, password, is_staff=True, is_superuser=True)
+    user.is_staff = user.is_superuser = user.is_active = True
+    if not user.check_password(password):
+        user.set_password(password)
+    user.save()
+    return user
 
 
 def create_operator_key(*, name: str, expires_at: datetime | None = None) -> tuple[OperatorKey, str]:
