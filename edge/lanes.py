@@ -95,6 +95,11 @@ class Lane:
             self.waiting -= 1
             self.used_at = time.monotonic()
 
+    def interrupt(self) -> None:
+        """Stop the work in progress; its caller gets Overdue."""
+        if self._running is not None:
+            self._interrupt(self._running)
+
     async def close(self) -> None:
         """Wait for the work in progress, then close the file. The next `run` opens it again."""
         executor, self._executor = self._executor, None
@@ -183,12 +188,15 @@ class Lanes:
             await lane.close()
 
     def start(self) -> None:
+        """Begin to close what is idle."""
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
+        """Interrupt what still runs and close everything; nobody waits for an answer any more."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         for lane in list(self._lanes.values()):
+            lane.interrupt()
             await lane.close()
 
     async def _sweep(self) -> None:

@@ -20,7 +20,7 @@ from edge.storage.d1_statements import split_statements
 
 BOOKMARK_HEADER = "x-cf-d1-session-commit-token"
 FORMATS = ("ARRAY_OF_OBJECTS", "ROWS_AND_COLUMNS", "NONE")
-MAX_BODY = 100 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
 
 
 async def answer(request: web.Request, edge: Edge, account: str, database_id: str) -> web.StreamResponse:

@@ -6,11 +6,13 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from edge.envelope import ApiError, Page
 from edge.lanes import Crowded, Lane, Lanes, Overdue, Retired
@@ -150,17 +152,20 @@ class D1Store:
         await in_file_thread(partial(_unlink, path))
 
     async def size(self, account: str, database_id: str) -> tuple[int, int]:
-        """Bytes of the file, and how many tables it has."""
+        """Bytes of the file, and how many tables it has. Does not wait for the queries that run."""
+        path = self._path(account, database_id)
 
-        def measure(connection: sqlite3.Connection) -> tuple[int, int]:
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            (tables,) = connection.execute(
-                "SELECT count(*) FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'"
-            ).fetchone()
-            return pages * d1_engine.PAGE, tables
+        def measure() -> tuple[int, int]:
+            if not path.exists():
+                return 0, 0
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+                (pages,) = connection.execute("PRAGMA page_count").fetchone()
+                (tables,) = connection.execute(
+                    "SELECT count(*) FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'"
+                ).fetchone()
+                return pages * d1_engine.PAGE, tables
 
-        lane = await self._lane(account, database_id)
-        return await lane.run(measure)
+        return await in_file_thread(measure)
 
     async def query(self, account: str, database_id: str, statements: Sequence[Statement]) -> list[Result]:
         """Run the statements as one transaction; a result each.

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from edge.lanes import Lanes, Retired, migrate, transaction
+from edge.envelope import ApiError
+from edge.lanes import Crowded, Lanes, Retired, migrate, transaction
 from edge.storage import blobs
 from edge.storage.blobs import Blobs, Value, in_file_thread
 
@@ -86,6 +87,8 @@ class Volume:
             yield
         except Retired as exc:
             raise self._gone() from exc
+        except Crowded as exc:
+            raise ApiError(429, 10013, "Too many requests wait for this resource; try again.") from exc
 
 
 class Volumes:
