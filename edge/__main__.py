@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with data_directory(config.data), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(config))
-    except StartError as exc:
+    except (StartError, ConfigError) as exc:
         return _fail(str(exc), 1)
     return 0
 

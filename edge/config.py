@@ -45,6 +45,10 @@ class Config:
     has_faults: bool = False
     d1_timeout_s: float = 30.0
     allowed_hosts: frozenset[str] = frozenset()
+    idle_s: float = 300.0
+    recycle_mb: int = 192
+    max_running: int = 500
+    local_egress: frozenset[str] = frozenset()
 
     def account(self, account_id: str) -> Account | None:
         return next((account for account in self.accounts if account.id == account_id), None)
@@ -68,6 +72,30 @@ def parser() -> argparse.ArgumentParser:
         "--d1-timeout", type=float, default=30.0, metavar="SECONDS", help="limit of one D1 call"
     )
     parser.add_argument(
+        "--idle",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="a Worker nobody calls is stopped after this",
+    )
+    parser.add_argument(
+        "--recycle-mb",
+        type=int,
+        default=192,
+        metavar="MB",
+        help="a Worker with more memory is started afresh",
+    )
+    parser.add_argument(
+        "--max-running", type=int, default=500, help="beyond this many, idle Workers are stopped"
+    )
+    parser.add_argument(
+        "--local-egress",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a private address Workers may reach when their upload allows it; may be repeated",
+    )
+    parser.add_argument(
         "--faults", action="store_true", help="serve /_edge/faults: fail on request, for tests"
     )
     return parser
@@ -83,7 +111,10 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
         raise ConfigError("--api-port and --workers-port must differ.")
     if flags.rate_limit < 0:
         raise ConfigError("--rate-limit must not be negative (0 switches the limit off).")
-    for name in ("rate_window", "d1_timeout"):
+    for name in ("recycle_mb", "max_running"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1.")
+    for name in ("rate_window", "d1_timeout", "idle"):
         if not 0 < getattr(flags, name) < 86400:
             raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds below a day.")
     if not flags.workerd.is_file() or not os.access(flags.workerd, os.X_OK):
@@ -102,6 +133,10 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
         has_faults=flags.faults,
         d1_timeout_s=flags.d1_timeout,
         allowed_hosts=parse_hosts(environ.get("EDGE_ALLOWED_HOSTS", "")),
+        idle_s=flags.idle,
+        recycle_mb=flags.recycle_mb,
+        max_running=flags.max_running,
+        local_egress=frozenset(entry.lower() for entry in flags.local_egress),
     )
 
 
