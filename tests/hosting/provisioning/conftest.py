@@ -1,0 +1,46 @@
+"""The account of the run's edge, made ready as an operator does it, and fresh tenants in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.conf import settings
+from django.utils import timezone
+
+from hosting.models import Account
+from hosting.provisioning.accounts import ensure_account
+from tests.hosting.provisioning.world import World, make_world
+from tests.parts import PlatformEdge
+
+
+@pytest.fixture
+def account(edge: PlatformEdge, redis_url: str, committed_db: None) -> Account:
+    return ensure_account(
+        name="edge",
+        cloudflare_account_id=edge.account_id,
+        token=edge.token,
+        api_base_url=edge.api_url,
+        dispatch_url=settings.DISPATCH_URL,
+        dispatch_host=settings.DISPATCH_HOST,
+        now=timezone.now(),
+    )
+
+
+@pytest.fixture
+def make(edge: PlatformEdge, account: Account) -> Iterator[Callable[[], World]]:
+    """Makes worlds; the edge behaves again afterwards."""
+    made: list[World] = []
+
+    def make_one() -> World:
+        made.append(make_world(edge, account))
+        return made[-1]
+
+    yield make_one
+    for world in made[:1]:
+        world.no_faults()
+
+
+@pytest.fixture
+def world(make: Callable[[], World]) -> World:
+    return make()
