@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from hosting.dataplane.contract import (
     PUBLISH_LUA,
     AnyFact,
     AnyReport,
+    Assertion,
     Credential,
     Dispatch,
     Keys,
@@ -32,6 +34,8 @@ from hosting.dataplane.contract import (
     decode_report,
     digest_of_key,
     encode,
+    sign_assertion,
+    unb64url,
 )
 from smcp.stack.processes import Child, spawn
 from smcp.stack.redis import Redis
@@ -222,6 +226,20 @@ class StandInProcess(Spawned):
     def go(self, name: str, times: int = 1) -> None:
         self._control("go", {"name": name, "times": times})
 
+    def end_session(self, route: Route, session: str) -> int:
+        """As if the server had forgotten it: a DELETE that does not come from the gateway."""
+        now = int(time.time())
+        assertion = Assertion(
+            aud=AUDIENCE, ten=route.tenant, wrk=route.targets[0].script, iat=now, exp=now + 60
+        )
+        kid, _, encoded = self.dispatch_ring.partition(":")
+        signed = sign_assertion(
+            assertion, kid=kid, key=Ed25519PrivateKey.from_private_bytes(unb64url(encoded))
+        )
+        return httpx.delete(
+            f"{self.url}/mcp", headers={"smcp-assertion": signed, "mcp-session-id": session}
+        ).status_code
+
     def answer_raw(self, answer: bytes, *, stays_open: bool = False) -> None:
         self._control("raw", {"answer": answer.decode("latin-1"), "stays_open": stays_open})
 
@@ -321,6 +339,7 @@ class World:
         self.publisher.publish(route)
         self.routes[slug] = route
         self.settle()
+        self.standin.forget()
         return route
 
     def key(self, *, tenant: str = TENANT, scopes: tuple[str, ...] = ("mcp:call",), **more: Any) -> str:
@@ -329,10 +348,9 @@ class World:
         credential = Credential(
             tenant=tenant,
             version=self.publisher.next_version("credential"),
-            id=secrets.token_hex(13),
             digest=digest_of_key(presented),
             scopes=scopes,
-            **more,
+            **{"id": secrets.token_hex(13), **more},
         )
         self.publisher.publish(credential)
         self.settle()
@@ -353,7 +371,9 @@ class World:
     def settle(self) -> None:
         """Until the gateway has followed to the end of the stream."""
         marker = self.publisher.last_change()
-        wait_for(lambda: self.gateway.readyz()["cursor"] == marker, what="the gateway to follow")
+        wait_for(
+            lambda: _order(self.gateway.readyz()["cursor"]) >= _order(marker), what="the gateway to follow"
+        )
 
     def url(self, route: Route) -> str:
         return f"{self.gateway.url}/{route.tenant_slug}/{route.server_slug}~{route.environment_slug}/mcp"
@@ -407,6 +427,11 @@ class Caller:
     ) -> httpx.Response:
         body, sent = modern_request(method, params)
         return self.send(body=body, **{**sent, **headers})
+
+
+def _order(change: str) -> tuple[int, int]:
+    at, _, number = change.partition("-")
+    return int(at), int(number)
 
 
 def request(method: str, params: dict[str, Any] | None = None, *, request_id: Any = 1) -> dict[str, Any]:

@@ -247,6 +247,9 @@ class Scripted:
                 }
                 await event(send, note, event_id=asked.get("id", "").format(at) or None)
                 entry["sent"] = at + 1
+                await asyncio.sleep(0)
+                if gone.done():
+                    return
             await event(send, json.loads(result_body(message["id"], {"content": []})))
             entry["finished"] = True
             await end_stream(send)
