@@ -7,7 +7,6 @@ traceback and leaves as 500, code 10013.
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import logging
 import secrets
@@ -17,6 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from edge import runtime
+from edge.api import account_scripts, d1, dispatch, kv, r2, scripts, tokens
 from edge.auth import Caller, authenticate, authorize
 from edge.config import Config
 from edge.container import Edge
@@ -29,22 +30,15 @@ from edge.state import State
 from edge.storage import Storage
 
 log = logging.getLogger(__name__)
-API_MODULES = ("tokens", "kv", "r2", "d1", "scripts", "dispatch", "account_scripts")
+ROUTES: Sequence[Route] = tuple(
+    route for module in (tokens, kv, r2, d1, scripts, dispatch, account_scripts) for route in module.ROUTES
+)
 MAX_HEADER = 32 * 1024
 STARTED = "edge.answer_has_started"
 
 
 class StartError(Exception):
     """One clear sentence on why the edge cannot start."""
-
-
-def all_routes() -> list[Route]:
-    routes: list[Route] = []
-    for name in API_MODULES:
-        if importlib.util.find_spec(f"edge.api.{name}"):
-            module = importlib.import_module(f"edge.api.{name}")
-            routes.extend(module.ROUTES)
-    return routes
 
 
 def api_app(edge: Edge, routes: Sequence[Route]) -> web.Application:
@@ -203,7 +197,6 @@ async def open_edge(config: Config) -> AsyncIterator[Edge]:
             faults=Faults(),
             limiter=RateLimiter(config.rate_limit, config.rate_window_s),
         )
-        runtime = importlib.import_module("edge.runtime")
         edge.runtime = runtime.create(edge)
         await edge.runtime.start()
         stack.push_async_callback(edge.runtime.stop)
@@ -217,7 +210,7 @@ async def serve(config: Config) -> AsyncIterator[tuple[int, int]]:
         edge = await stack.enter_async_context(open_edge(config))
         ports = []
         for app, port, flag in (
-            (api_app(edge, all_routes()), config.api_port, "--api-port"),
+            (api_app(edge, ROUTES), config.api_port, "--api-port"),
             (edge.runtime.workers_app(), config.workers_port, "--workers-port"),
         ):
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)

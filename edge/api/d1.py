@@ -35,7 +35,7 @@ async def list_databases(request: web.Request, edge: Edge) -> web.Response:
 async def get(request: web.Request, edge: Edge) -> web.Response:
     account = account_of(request)
     return success(
-        await _database(edge, account, await edge.storage.d1.get_database(account, _database_id(request)))
+        await _database(edge, account, await edge.storage.d1.find_database(account, _database_id(request)))
     )
 
 

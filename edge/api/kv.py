@@ -76,13 +76,16 @@ async def put_value(request: web.Request, edge: Edge) -> web.Response:
     # The metadata may come after the value, and both are written at once or not at all.
     async with edge.storage.kv.writing(account, namespace_id, key) as write:
         metadata = None
-        async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader):
-                raise InvalidEntry("parts must not be nested")
-            if part.name == "value":
-                await write.receive(_chunks(part))
-            elif part.name == "metadata":
-                metadata = checked_metadata(await _small(part, MAX_METADATA))
+        try:
+            async for part in await request.multipart():
+                if not isinstance(part, BodyPartReader):
+                    raise InvalidEntry("parts must not be nested")
+                if part.name == "value":
+                    await write.receive(_chunks(part))
+                elif part.name == "metadata":
+                    metadata = checked_metadata(await _small(part, MAX_METADATA))
+        except ValueError as exc:
+            raise InvalidEntry("the multipart body is malformed") from exc
         await write.commit(metadata=metadata, expires_at=expires_at)
     return success(None)
 

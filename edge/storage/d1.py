@@ -141,6 +141,20 @@ class D1Store:
             raise NoSuchDatabase(database_id)
         return Database(*row)
 
+    async def find_database(self, account: str, id_or_name: str) -> Database:
+        """By id, or else by name, as the real service finds one for `wrangler`. Raises NoSuchDatabase."""
+        row = await self._state.row(
+            "SELECT id, name, location, created_at FROM d1_databases WHERE account=? AND (id=? OR name=?) "
+            "ORDER BY id=? DESC",
+            account,
+            id_or_name,
+            id_or_name,
+            id_or_name,
+        )
+        if row is None:
+            raise NoSuchDatabase(id_or_name)
+        return Database(*row)
+
     async def delete_database(self, account: str, database_id: str) -> None:
         changed = await self._state.execute(
             "DELETE FROM d1_databases WHERE account=? AND id=?", account, database_id

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.harness import ACCOUNT_A, ACCOUNT_B, EdgeClient, EdgeProcess
+from tests.edge.scripts import Stage
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +43,15 @@ def api(edge: EdgeProcess) -> Iterator[EdgeClient]:
 def other_api(edge: EdgeProcess) -> Iterator[EdgeClient]:
     with edge.client(ACCOUNT_B) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def stage(edge: EdgeProcess) -> Iterator[Stage]:
+    with edge.client(ACCOUNT_A) as client:
+        yield Stage(edge, client)
+
+
+@pytest.fixture(scope="session")
+def other_stage(edge: EdgeProcess) -> Iterator[Stage]:
+    with edge.client(ACCOUNT_B) as client:
+        yield Stage(edge, client)

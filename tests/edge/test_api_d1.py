@@ -41,6 +41,7 @@ def test_a_database_is_created_found_and_deleted(api: EdgeClient):
     assert created["running_in_region"] == "WEUR"
     url = f"/d1/database/{created['uuid']}"
     assert result(api.get(url)) == created
+    assert result(api.get(f"/d1/database/{name}")) == created
     assert error(api.post("/d1/database", json={"name": name}), 400) == 7502
     assert result(api.delete(url)) is None
     assert error(api.get(url), 404) == 7404

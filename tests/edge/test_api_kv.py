@@ -139,6 +139,24 @@ def test_a_multipart_write_without_a_value_or_with_bad_metadata_writes_nothing(
         assert error(api.get(f"{namespace}/values/k"), 404) == 10009
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=b", b"x"),
+        (
+            "multipart/form-data; boundary=b",
+            b"--b\r\ncontent-disposition: form-data; name=value\r\n\r\ncut off",
+        ),
+    ],
+)
+def test_a_malformed_multipart_body_is_a_clear_error(
+    api: EdgeClient, namespace: str, content_type: str, body: bytes
+):
+    error(api.put(f"{namespace}/values/k", content=body, headers={"content-type": content_type}), 400)
+    assert error(api.get(f"{namespace}/values/k"), 404) == 10009
+
+
 def test_keys_are_listed_by_prefix_with_a_cursor_in_the_order_of_their_bytes(api: EdgeClient, namespace: str):
     keys = [f"p/{number:03}" for number in range(25)] + ["o", "p", "q", "p0"]
     entries = [{"key": key, "value": key} for key in keys]
