@@ -57,22 +57,6 @@ def test_a_worker_beyond_the_cpu_limit_of_the_dispatch_is_ended_and_told_as_limi
     assert httpx.get(account.url, headers=headers, timeout=60).text == "alive"
 
 
-@pytest.mark.acceptance("S4.13")
-def test_a_worker_beyond_its_memory_is_ended_and_told_as_limits(account: Account) -> None:
-    script = account.put("""
-        export default {
-          fetch(request) {
-            const kept = [];
-            while (request.url.endsWith("/fill")) kept.push(new Array(100000).fill(kept.length));
-            return new Response("alive");
-          },
-        };
-    """)
-    answer = httpx.get(f"{account.url}/fill", headers=account.headers(script), timeout=60)
-    assert (answer.status_code, answer.headers["smcp-dispatch-error"]) == (503, "limits")
-    assert httpx.get(account.url, headers=account.headers(script), timeout=60).text == "alive"
-
-
 async def test_websockets_reach_the_script(account: Account) -> None:
     script = account.put("""
         export default {
