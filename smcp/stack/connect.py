@@ -42,6 +42,7 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
     client = {
         "mcpServers": {demo["server"]: {"url": endpoint, "headers": {"Authorization": f"Bearer {key}"}}}
     }
+    list_tenants = f"curl {summary['api']}/api/v1/tenants -H 'authorization: Bearer {operator['api_key']}'"
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     curl = (
         f"curl {endpoint} -H 'authorization: Bearer {key}' -H 'content-type: application/json' "
@@ -58,6 +59,7 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
     connect = [
         ("Connect Claude, Cursor or another MCP client:", json.dumps(client, indent=2)),
         ("Or look at it with curl:", curl),
+        ("Use the REST API as the operator:", list_tenants),
     ]
     if config.is_public:
         screen.complain(

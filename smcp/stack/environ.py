@@ -110,6 +110,7 @@ def gateway_environ(
     knobs = [name for name in own if name.startswith("SMCP_GATEWAY_")] + ["SMCP_LOG_LEVEL", "SMCP_NODE_ID"]
     return {
         **base_environ(own),
+        "SMCP_GATEWAY_DRAIN_S": "5",  # whoever presses Ctrl-C does not want to wait for long streams
         **{name: own[name] for name in knobs if name in own},
         "SMCP_DATAPLANE_REDIS_URL": own.get("SMCP_DATAPLANE_REDIS_URL") or places.redis_url,
         "SMCP_INSTALLATION": secrets.installation,

@@ -126,6 +126,7 @@ class Postgres:
             uid=None if account is None else account.pw_uid,
             gid=None if account is None else account.pw_gid,
             keep_fds=keep_fds,
+            is_foundation=True,
         )
 
 

@@ -40,6 +40,7 @@ class Process:
     directory: Path
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = 10.0
+    is_foundation: bool = False  # others need it until they have stopped
     uid: int | None = None
     gid: int | None = None
     keep_fds: tuple[int, ...] = ()
@@ -99,8 +100,12 @@ class Child:
         self._reader.join(timeout=1)
         code = self.exit_code()
         how = f"with exit code {code}" if code is None or code >= 0 else f"by {signal.Signals(-code).name}"
-        last = next((line.strip() for line in reversed(self.lines) if line.strip()), "")
-        return f"{self.name} was ended {how}" + (f" after saying: {last[:300]}" if last else "") + "."
+        last = self.last_words()
+        return f"{self.name} was ended {how}" + (f" after saying: {last}" if last else "") + "."
+
+    def last_words(self) -> str:
+        """The last line it wrote that says anything."""
+        return next((line.strip()[:300] for line in reversed(self.lines) if line.strip()), "")
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
@@ -164,10 +169,12 @@ def run(process: Process, *, timeout_s: float, sink: LineSink = ignore_lines) ->
 
 
 def stop_all(children: list[Child]) -> None:
-    """Stops children side by side, last started first to hear of it."""
-    for child in reversed(children):
-        child.ask_to_stop()
-    asked_at = time.monotonic()
-    for child in reversed(children):
-        child.wait(asked_at + child.process.stop_timeout_s - time.monotonic())
-        child.finish()
+    """Stops children side by side, and after them the ones they stood on."""
+    for is_foundation in (False, True):
+        group = [child for child in children if child.process.is_foundation is is_foundation]
+        for child in group:
+            child.ask_to_stop()
+        asked_at = time.monotonic()
+        for child in group:
+            child.wait(asked_at + child.process.stop_timeout_s - time.monotonic())
+            child.finish()

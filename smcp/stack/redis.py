@@ -62,6 +62,7 @@ class Redis:
             command=(str(REDIS_SERVER), "-"),
             environ={"TZ": "UTC"},
             directory=self.directory,
+            is_foundation=True,
             stdin="".join(f"{name} {value}\n" for name, value in lines.items()),
         )
 

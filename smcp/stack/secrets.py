@@ -55,7 +55,8 @@ class Secrets:
     edge_account_id: str
     edge_token: str
     operator_password: str
-    demo_api_key: str = ""  # set by the first start, once the demo tenant has one
+    operator_api_key: str = ""  # both set by the first start, once they exist
+    demo_api_key: str = ""
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
@@ -73,6 +74,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "edge_account_id": lambda: secrets.token_hex(16),
     "edge_token": lambda: secrets.token_urlsafe(32),
     "operator_password": lambda: secrets.token_urlsafe(12),
+    "operator_api_key": lambda: "",
     "demo_api_key": lambda: "",
 }
 

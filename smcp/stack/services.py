@@ -50,7 +50,7 @@ def api(config: Config, places: Places, secrets: Secrets) -> Service:
     """The REST API. Its database login is `smcp_app`, which cannot become anything else."""
     environ = {**control_environ(places, secrets, role="app"), "SMCP_DOOR": "api"}
     return Service(
-        process=_granian("api", "asgi", "smcp.asgi:application", config, environ=environ),
+        process=_granian("api", "asginl", "smcp.asgi:application", config, environ=environ),
         is_ready=answers_http(f"{config.url('api')}/healthz"),
     )
 
@@ -59,7 +59,7 @@ def console(config: Config, places: Places, secrets: Secrets) -> Service:
     """The operators' console."""
     environ = {**control_environ(places, secrets, role="system"), "SMCP_DOOR": "console"}
     return Service(
-        process=_granian("console", "asgi", "smcp.asgi:application", config, environ=environ),
+        process=_granian("console", "asginl", "smcp.asgi:application", config, environ=environ),
         is_ready=answers_http(f"{config.url('console')}/healthz"),
     )
 
@@ -76,9 +76,14 @@ def worker(config: Config, places: Places, secrets: Secrets) -> Service:
         "--hostname",
         "worker",
     )
-    environ = control_environ(places, secrets, role="system")
+    environ = {
+        **control_environ(places, secrets, role="system"),
+        "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: it is the person's choice, and said once is enough
+    }
     return Service(
-        process=_python("worker", "-m", "celery", "--app", "smcp.celery", "worker", *flags, environ=environ),
+        process=_python(
+            "worker", "-m", "celery", "--quiet", "--app", "smcp.celery", "worker", *flags, environ=environ
+        ),
         is_ready=has_said(" ready"),
     )
 
@@ -89,7 +94,7 @@ def beat(config: Config, places: Places, secrets: Secrets) -> Service:
     environ = control_environ(places, secrets, role="system")
     return Service(
         process=_python("beat", "-m", "celery", "--app", "smcp.celery", "beat", *flags, environ=environ),
-        is_ready=has_said("beat: Starting"),
+        is_ready=has_said("is starting"),
     )
 
 

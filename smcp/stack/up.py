@@ -1,7 +1,7 @@
 """`make up`: the whole platform on this machine, in the foreground, under one supervisor.
 
 It owns every process it starts. The order: Postgres and Redis; the database's roles and migrations, and beside them the
-edge; then everything that needs a migrated database; then the demo tenant. Whatever goes wrong, at a start or later,
+edge; then everything that needs a migrated database, with the demo tenant. Whatever goes wrong, at a start or later,
 ends in one sentence, an exit code that is not 0, and nothing left running: there is no half of a platform.
 
 A crash half-way leaves data, never processes (see `keeper`), and each part of a start tolerates being done twice.
@@ -14,27 +14,28 @@ import json
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from smcp.stack import connect, envfile, guard, services
+from smcp.stack import connect, envfile, guard, migrations, services
 from smcp.stack.config import Config, parse_config
 from smcp.stack.databases import Logins, ensure_database, ensure_roles
 from smcp.stack.environ import Places, control_environ
-from smcp.stack.errors import ProcessStopped, StackError
+from smcp.stack.errors import NotReady, ProcessStopped, StackError
 from smcp.stack.keeper import keep
 from smcp.stack.postgres import DATABASE, Postgres
 from smcp.stack.processes import Child, spawn, stop_all
-from smcp.stack.ready import wait_until_ready
 from smcp.stack.redis import Redis
 from smcp.stack.screen import Screen
 from smcp.stack.secrets import Secrets, ensure_secrets, save_secrets
 from smcp.stack.services import Service
 
+LOOK_EVERY_S = 0.05
 WATCH_EVERY_S = 0.2
 DISK_EVERY_S = 5.0
 COMMAND_TIMEOUT_S = 300.0
+SECRET_ANSWER = '{"operator"'  # how the line with the password and the key begins: never logged
 
 
 class Stopping(Exception):
@@ -48,7 +49,7 @@ class Stack:
         self._config = config
         self._screen = screen
         self._children: list[Child] = []
-        self._waiting: dict[str, tuple[Child, Service]] = {}
+        self._waiting: dict[str, tuple[Child, Service, float]] = {}
         self._look_at_disk_at = 0.0
         self._stop_asked = threading.Event()
 
@@ -103,17 +104,12 @@ class Stack:
         logins = self._start_postgres(secrets)
         places = self._places(secrets, logins, redis_url)
         self._begin(services.gateway(config, places, secrets))
-        self._command(
-            "migrate", "migrate", "--no-input", environ=control_environ(places, secrets, role="owner")
-        )
-        if config.has_edge:
-            self._await("edge")
-        self._command("account", "ensure_account", environ=control_environ(places, secrets, role="system"))
+        self._migrate(places, secrets)
         for describe in (services.api, services.console, services.worker, services.beat):
             self._begin(describe(config, places, secrets))
-        for name in list(self._waiting):
-            self._await(name)
-        return connect.summarise(config, secrets, self._demo(places, secrets))
+        made = self._settle(places, secrets)
+        self._await_all()
+        return connect.summarise(config, secrets, made)
 
     def _start_redis(self, secrets: Secrets) -> str:
         """The URL of Redis, ours or somebody else's."""
@@ -179,22 +175,35 @@ class Stack:
             dispatch_host=dispatch_host,
         )
 
-    def _demo(self, places: Places, secrets: Secrets) -> dict[str, Any]:
-        """The operator and the demo tenant with its live server, made by the first start and found by every other."""
+    def _migrate(self, places: Places, secrets: Secrets) -> None:
+        """In our own Postgres only when something changed since the last time: the database remembers what it was."""
+        wanted = migrations.digest()
+        if self._config.has_own_postgres and migrations.get_mark(places.logins.owner) == wanted:
+            return
+        self._command(
+            "migrate", "migrate", "--no-input", environ=control_environ(places, secrets, role="owner")
+        )
+        if self._config.has_own_postgres:
+            migrations.set_mark(places.logins.owner, wanted)
+
+    def _settle(self, places: Places, secrets: Secrets) -> dict[str, Any]:
+        """The account, the routes, the operator and the demo tenant with its live server: made by the first start and
+        found by every other. Meanwhile the others get ready; a deploy waits for the worker by itself."""
+        if self._config.has_edge:
+            self._await("edge")
         environ = {
             **control_environ(places, secrets, role="system"),
             "SMCP_OPERATOR_PASSWORD": secrets.operator_password,
             "SMCP_DEMO_API_KEY": secrets.demo_api_key,
         }
-        for line in reversed(self._command("demo", "demo", environ=environ)):
-            with suppress(ValueError):
-                answer = json.loads(line)
-                if isinstance(answer, dict):
-                    key = str(answer["demo"]["api_key"])
-                    if key != secrets.demo_api_key:
-                        save_secrets(self._config.var / "secrets.json", replace(secrets, demo_api_key=key))
-                    return answer
-        raise StackError("`manage.py demo` did not say what it made.")
+        for line in reversed(self._command("demo", "settle", environ=environ)):
+            if line.startswith(SECRET_ANSWER):
+                made: dict[str, Any] = json.loads(line)
+                key = str(made["demo"]["api_key"])
+                if key != secrets.demo_api_key:
+                    save_secrets(self._config.var / "secrets.json", replace(secrets, demo_api_key=key))
+                return made
+        raise StackError("`manage.py settle` did not say what it made.")
 
     # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,30 +214,45 @@ class Stack:
         child = spawn(service.process, self._screen.log)
         self._children.append(child)
         guard.remember(self._children, self._config.var)
-        self._waiting[child.name] = (child, service)
+        self._waiting[child.name] = (child, service, time.monotonic() + service.timeout_s)
 
     def _await(self, name: str) -> None:
-        child, service = self._waiting.pop(name)
-        wait_until_ready(child, service.is_ready, timeout_s=service.timeout_s, check=self._check)
-        self._screen.end_part(name)
+        self._look_until(lambda: name not in self._waiting)
+
+    def _await_all(self) -> None:
+        self._look_until(lambda: not self._waiting)
+
+    def _look_until(self, is_done: Callable[[], bool]) -> None:
+        """Asks everything that was begun whether it is ready. Raises NotReady, and what `_check` raises."""
+        while True:
+            for name, (child, service, deadline) in list(self._waiting.items()):
+                if service.is_ready(child):
+                    del self._waiting[name]
+                    self._screen.end_part(name)
+                elif time.monotonic() > deadline:
+                    raise NotReady(f"{name} did not become ready in time; it last said: {child.last_words()}")
+            if is_done():
+                return
+            self._check()
+            time.sleep(LOOK_EVERY_S)
 
     def _command(self, name: str, *arguments: str, environ: dict[str, str]) -> list[str]:
         """Runs a management command to its end, while everything else has to stay up. Returns its last lines."""
         self._screen.start_part(name)
-        child = spawn(services.command(name, *arguments, environ=environ), self._screen.log)
+        child = spawn(services.command(name, *arguments, environ=environ), self._log_openly)
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
         try:
-            wait_until_ready(
-                child,
-                lambda child: child.exit_code() is not None,
-                timeout_s=COMMAND_TIMEOUT_S,
-                check=self._check,
-            )
+            self._look_until(lambda: child.exit_code() is not None or time.monotonic() > deadline)
         finally:
             child.finish()
         if child.exit_code() != 0:
             raise ProcessStopped(child.why_it_ended())
         self._screen.end_part(name)
         return list(child.lines)
+
+    def _log_openly(self, name: str, line: str) -> None:
+        if not line.startswith(SECRET_ANSWER):
+            self._screen.log(name, line)
 
     # ── Watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

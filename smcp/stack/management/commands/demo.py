@@ -1,7 +1,7 @@
 """The operator and the demo tenant with its live server: made by the first run, found by every other.
 
 One JSON object goes to standard output, progress to standard error. What cannot be shown twice is remembered by the caller, in
-SMCP_OPERATOR_PASSWORD and SMCP_DEMO_API_KEY or in the file of `--state` (0600); when nobody remembers, there is a new one.
+SMCP_OPERATOR_PASSWORD, SMCP_OPERATOR_API_KEY and SMCP_DEMO_API_KEY or in the file of `--state` (0600); when nobody remembers, there is a new one.
 Every part tolerates being done twice, so a run that was cut off is simply run again.
 """
 
@@ -34,8 +34,14 @@ from smcp import env
 from smcp.common.errors import DomainError
 from smcp.common.tenancy import as_system, as_tenant
 from tenants import keys
-from tenants.models import ApiKey, Tenant
-from tenants.operations import create_api_key, create_tenant, ensure_operator, revoke_api_key
+from tenants.models import ApiKey, OperatorKey, Tenant
+from tenants.operations import (
+    create_api_key,
+    create_operator_key,
+    create_tenant,
+    ensure_operator,
+    revoke_api_key,
+)
 
 EMAIL: Final = "operator@smcp.localhost"
 TENANT: Final = "demo"
@@ -67,6 +73,7 @@ class Command(BaseCommand):
         known["operator_password"] = known.get("operator_password") or secrets.token_urlsafe(18)
         with as_system():
             ensure_operator(email=EMAIL, password=known["operator_password"])
+            known["operator_api_key"] = _ensure_operator_key(known.get("operator_api_key", ""))
             tenant = Tenant.objects.filter(slug=TENANT).first()
         if tenant is None:
             self._say("Making the tenant “demo”.")
@@ -74,7 +81,11 @@ class Command(BaseCommand):
         self._ensure_live(tenant, timeout_s=timeout_s)
         known["demo_api_key"] = _ensure_key(tenant, known.get("demo_api_key", ""))
         return {
-            "operator": {"email": EMAIL, "password": known["operator_password"]},
+            "operator": {
+                "email": EMAIL,
+                "password": known["operator_password"],
+                "api_key": known["operator_api_key"],
+            },
             "demo": {
                 "tenant": TENANT,
                 "server": SERVER,
@@ -185,14 +196,24 @@ def _ensure_key(tenant: Tenant, remembered: str) -> str:
     return key
 
 
+def _ensure_operator_key(remembered: str) -> str:
+    """As `_ensure_key`, for the REST API as the platform's operator. Call inside `as_system()`."""
+    rows = list(OperatorKey.objects.filter(name=KEY_NAME, revoked_at=None))
+    if any(keys.is_same(remembered, row.digest) and row.expires_at is None for row in rows):
+        return remembered
+    OperatorKey.objects.filter(id__in=[row.id for row in rows]).update(revoked_at=timezone.now())
+    _, key = create_operator_key(name=KEY_NAME)
+    return key
+
+
 @contextmanager
 def _remembered(state: Path | None) -> Iterator[dict[str, str]]:
     """What earlier runs made; what this one makes is remembered too, even when it then fails."""
     known: dict[str, str] = {}
     if state is not None and state.exists():
         known = json.loads(state.read_text())
-    known["operator_password"] = env.text("SMCP_OPERATOR_PASSWORD") or known.get("operator_password", "")
-    known["demo_api_key"] = env.text("SMCP_DEMO_API_KEY") or known.get("demo_api_key", "")
+    for name in ("operator_password", "operator_api_key", "demo_api_key"):
+        known[name] = env.text(f"SMCP_{name.upper()}") or known.get(name, "")
     try:
         yield known
     finally:
