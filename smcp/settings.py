@@ -166,7 +166,11 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"httpx": {"level": "WARNING"}},  # it tells of every request, at INFO
+    # At INFO they tell of every request, every tick of the clock and every task.
+    "loggers": {
+        name: {"level": "WARNING"}
+        for name in ("httpx", "celery.beat", "celery.app.trace", "celery.worker.strategy")
+    },
     "root": {"handlers": ["stderr"], "level": env.text("SMCP_LOG_LEVEL", "INFO")},
 }
 

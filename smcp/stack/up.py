@@ -35,7 +35,7 @@ LOOK_EVERY_S = 0.05
 WATCH_EVERY_S = 0.2
 DISK_EVERY_S = 5.0
 COMMAND_TIMEOUT_S = 300.0
-SECRET_ANSWER = '{"operator"'  # how the line with the password and the key begins: never logged
+ANSWER_STARTS_WITH = '{"operator"'  # how the line with the password and the key begins: never logged
 
 
 class Stopping(Exception):
@@ -197,7 +197,7 @@ class Stack:
             "SMCP_DEMO_API_KEY": secrets.demo_api_key,
         }
         for line in reversed(self._command("demo", "settle", environ=environ)):
-            if line.startswith(SECRET_ANSWER):
+            if line.startswith(ANSWER_STARTS_WITH):
                 made: dict[str, Any] = json.loads(line)
                 key = str(made["demo"]["api_key"])
                 if key != secrets.demo_api_key:
@@ -251,7 +251,7 @@ class Stack:
         return list(child.lines)
 
     def _log_openly(self, name: str, line: str) -> None:
-        if not line.startswith(SECRET_ANSWER):
+        if not line.startswith(ANSWER_STARTS_WITH):
             self._screen.log(name, line)
 
     # ── Watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
