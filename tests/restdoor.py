@@ -117,11 +117,11 @@ class TenantAtTheDoor:
 
     @property
     def id(self) -> str:
-        return self.tenant.id
+        return str(self.tenant.id)
 
     @property
     def slug(self) -> str:
-        return self.tenant.slug
+        return str(self.tenant.slug)
 
     @property
     def path(self) -> str:
