@@ -6,13 +6,16 @@ upload declared. Anything else is 403, so even a confused workerd reaches nothin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
 from edge.bindings import d1, kv, r2
 from edge.container import Edge
+from edge.faults import drop_connection
 
+log = logging.getLogger(__name__)
 RESOURCE_HEADER = "x-edge-resource"
 Protocol = Callable[[web.Request, Edge, str, str], Awaitable[web.StreamResponse]]
 PROTOCOLS: Mapping[str, Protocol] = {"kv": kv.answer, "r2": r2.answer, "d1": d1.answer}
@@ -29,4 +32,12 @@ async def handle(
     protocol = PROTOCOLS.get(kind)
     if protocol is None:
         return web.Response(status=403, text="There is no such kind of binding.")
-    return await protocol(request, edge, account, name)
+    try:
+        return await protocol(request, edge, account, name)
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("binding.surprise", extra={"kind": kind, "method": request.method})
+        if request.writer.output_size:
+            drop_connection(request)
+        return web.Response(status=500, text="We encountered an internal error. Please try again.")

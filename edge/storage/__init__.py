@@ -6,11 +6,9 @@ from pathlib import Path
 
 from edge.lanes import Lanes
 from edge.state import State
-from edge.storage.d1 import D1Store, NoSuchDatabase
+from edge.storage.d1 import D1Store
 from edge.storage.kv import KvStore
-from edge.storage.kv_rules import NoSuchNamespace
 from edge.storage.r2 import R2Store
-from edge.storage.r2_rules import NoSuchBucket
 
 
 class Storage:
@@ -25,20 +23,3 @@ class Storage:
         await self.kv.start()
         await self.r2.start()
         await self.d1.start()
-
-    async def exists(self, account: str, resource: str) -> bool:
-        """Whether the account has `kv/<namespace id>`, `r2/<bucket name>` or `d1/<database id>`."""
-        kind, _, name = resource.partition("/")
-        try:
-            match kind:
-                case "kv":
-                    await self.kv.get_namespace(account, name)
-                case "r2":
-                    await self.r2.get_bucket(account, name)
-                case "d1":
-                    await self.d1.get_database(account, name)
-                case _:
-                    return False
-        except (NoSuchNamespace, NoSuchBucket, NoSuchDatabase):
-            return False
-        return True

@@ -143,6 +143,17 @@ def test_a_long_query_in_one_database_delays_neither_another_nor_kv(edge: EdgePr
     assert longest < 0.5
 
 
+def test_a_surprise_is_an_envelope_for_the_caller_and_a_traceback_in_the_log(own_edge):
+    edge = own_edge()
+    (edge.data / "kv").write_text("a file where a directory should be")
+    with edge.client() as api:
+        namespace = api.create_kv()
+        assert error(api.put(f"{NAMESPACES}/{namespace}/values/k", content=b"v"), 500) == 10013
+        assert result(api.get(f"{NAMESPACES}/{namespace}"))["id"] == namespace
+    assert "Traceback" in edge.log
+    assert "api.surprise" in edge.log
+
+
 @pytest.mark.parametrize(
     ("flags", "accounts", "sentence"),
     [
