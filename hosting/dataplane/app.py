@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Awaitable
 from typing import Any
 
@@ -32,7 +33,7 @@ from hosting.dataplane.upstream import Upstream
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_TIMEOUT_MS = 15_000
 FIRST_LOAD_S = 3.0
-LAST_WORDS_S = 2.0
+LAST_WORDS_S = 1.0
 
 
 class App:
@@ -80,10 +81,19 @@ class App:
 
     async def run(self) -> None:
         """Raises OSError when a port is taken."""
+        try:
+            await self._serve()
+        finally:
+            await self._upstream.close()
+            await self._redis.aclose()
+            await self._admin.close()
+
+    async def _serve(self) -> None:
         settings = self._settings
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        _check_port(settings.host, settings.port)
         await self._admin.open(settings.admin_host, settings.admin_port)
         self._follower.load_from_disk()
         tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._reports.run())]
@@ -100,7 +110,11 @@ class App:
             await self._drain(server)
         finally:
             stopping.cancel()
-            await self._close(serving, tasks)
+            await _first(LAST_WORDS_S, serving)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await _first(LAST_WORDS_S, self._reports.flush())
         log("gateway.stopped", node=settings.node)
 
     async def _drain(self, server: Server) -> None:
@@ -112,16 +126,8 @@ class App:
         await _first(self._settings.drain_s, self._gateway.wait_idle(), self._stopping.wait())
         self._streams.stop_all()
         await _first(LAST_WORDS_S, self._gateway.wait_idle())
-
-    async def _close(self, serving: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
-        await _first(LAST_WORDS_S, serving)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await _first(LAST_WORDS_S, self._reports.flush())
-        await self._upstream.close()
-        await self._redis.aclose()
-        await self._admin.close()
+        self._gateway.end_rest()
+        await _first(LAST_WORDS_S, self._gateway.wait_idle())
 
     def _server(self) -> Server:
         settings = self._settings
@@ -148,3 +154,11 @@ async def _first(timeout_s: float, *awaitables: Awaitable[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_port(host: str, port: int) -> None:
+    """The server would panic on a port that is taken. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind((host, port))

@@ -79,6 +79,8 @@ OVERLOADED = Kind("overloaded", 503, -32603, "too many requests are in flight on
 # The request
 METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, -32000, "this method is not allowed here")
 REPEATED_HEADER = Kind("bad_request", 400, -32600, "a header that must stand once is repeated")
+HEADERS_TOO_LARGE = Kind("headers_too_large", 431, -32600, "the headers are too many or too large")
+BROKEN_BODY = Kind("broken_body", 400, -32600, "the request's body ended before its end")
 BAD_HEADER = Kind("bad_request", 400, -32600, "a header is malformed")
 NOT_ACCEPTABLE = Kind(
     "not_acceptable", 406, -32600, "Accept must allow application/json and text/event-stream"

@@ -11,13 +11,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from hosting.dataplane.errors import BAD_HEADER, REPEATED_HEADER, SLOW_BODY, TOO_LARGE, Headers, Refusal
+from hosting.dataplane.errors import (
+    BAD_HEADER,
+    BROKEN_BODY,
+    HEADERS_TOO_LARGE,
+    REPEATED_HEADER,
+    SLOW_BODY,
+    TOO_LARGE,
+    Headers,
+    Refusal,
+)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 PIECE_BYTES = 64 * 1024
 MAX_HEADERS = 64
+MAX_HEADER_BYTES = 32 * 1024
 SINGLE = frozenset(
     (
         b"authorization",
@@ -71,7 +81,9 @@ class Exchange:
     def read_headers(self) -> dict[str, str]:
         """Lower-case name → value. Raises Refusal where two readers could read differently."""
         headers: dict[str, str] = {}
+        size = 0
         for raw_name, raw_value in self._raw_headers:
+            size += len(raw_name) + len(raw_value)
             name = raw_name.decode("latin-1")
             if name in headers:
                 if raw_name in SINGLE or name.startswith("mcp-"):
@@ -79,15 +91,13 @@ class Exchange:
                 headers[name] += f", {raw_value.decode('latin-1')}"
             else:
                 headers[name] = raw_value.decode("latin-1")
-        if len(headers) > MAX_HEADERS:
-            raise Refusal(BAD_HEADER, f"more than {MAX_HEADERS} headers", status=431)
-        if "transfer-encoding" in headers and "content-length" in headers:
-            raise Refusal(BAD_HEADER, "Transfer-Encoding and Content-Length together")
+        if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            raise Refusal(HEADERS_TOO_LARGE)
         self._headers = headers
         return headers
 
     async def read_body(self, *, limit: int, timeout_s: float) -> bytes:
-        """The whole body. Raises Refusal (413, 408) or ClientGone."""
+        """The whole body. Raises Refusal: 413, 408, or 400 when it broke off (nobody may be there to hear it)."""
         declared = self._headers.get("content-length", "0")
         if not declared.isdigit():
             raise Refusal(BAD_HEADER, "Content-Length is no number")
@@ -108,7 +118,7 @@ class Exchange:
         except TimeoutError:
             raise Refusal(SLOW_BODY) from None
         if message["type"] != "http.request":
-            raise ClientGone
+            raise Refusal(BROKEN_BODY)
         return self._bounded(b"".join(pieces), limit)
 
     async def _receive_within(self, timeout_s: float) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class Gateway:
         self._in_flight: dict[tuple[str, bool], int] = {}
         self._total = 0
         self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._is_ending = False
         self._numbers = itertools.count()
 
     @property
@@ -82,8 +84,17 @@ class Gateway:
             self._idle.clear()
             await self._idle.wait()
 
+    def end_rest(self) -> None:
+        """The time is up: whoever still waits for an answer is told that the gateway is shutting down."""
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
+
     async def handle(self, exchange: Exchange) -> None:
         """Answers one request, whatever happens."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         started = time.perf_counter()
         request_id = f"{self._settings.node}-{next(self._numbers):x}"
         extra: Headers = (("x-request-id", request_id),)
@@ -96,12 +107,19 @@ class Gateway:
             await self._refuse(exchange, refusal, extra)
         except ClientGone:
             outcome = "client_gone"
+        except asyncio.CancelledError:
+            if not self._is_ending:
+                raise
+            task.uncancel()
+            outcome = DRAINING.outcome
+            await self._refuse(exchange, Refusal(DRAINING, headers=RETRY_SOON), extra)
         except Exception:
             outcome = INTERNAL.outcome
             log("request.failed", level=logging.ERROR, exc_info=True, request=request_id)
             await self._refuse(exchange, Refusal(INTERNAL), extra)
         finally:
             self._total -= 1
+            self._tasks.discard(task)
             if not self._total:
                 self._idle.set()
             self._metrics.answered(era=era, outcome=outcome, seconds=time.perf_counter() - started)

@@ -23,6 +23,9 @@ PARSE_ASIDE_BYTES = (
 )  # larger bodies are parsed in a thread, so that neighbours are served meanwhile
 
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ONE_KIND = bytes.maketrans(
+    b"{}", b"[]"
+)  # which kind it is does not matter to depth; the decoder judges that
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,9 @@ def is_deeper_than(body: bytes, limit: int) -> bool:
     if body.count(b"{") + body.count(b"[") <= limit:
         return False
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(_ONE_KIND, _NOT_BRACKETS)
     for _ in range(limit):
-        folded = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        folded = brackets.replace(b"[]", b"")
         if len(folded) == len(brackets):
             break
         brackets = folded

@@ -102,7 +102,7 @@ class Scripted:
         self, script: str, entry: dict[str, Any], body: bytes, receive: Receive, send: Send
     ) -> None:
         headers, method = entry["headers"], entry["method"]
-        is_stateful = script.endswith("-stateful")
+        is_stateful = script.endswith("-stateful") and "mcp-method" not in headers
         session = headers.get("mcp-session-id")
         if method == "GET":
             await self._get(is_stateful, session, headers, send)

@@ -1,0 +1,313 @@
+"""The parsers, for every input: what they accept they read as everybody would, what they refuse they refuse with their own error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hosting.dataplane.addresses import Hosts, addresses_of, is_slug, split_host
+from hosting.dataplane.buckets import BUCKETS, bucket_of, pick_target
+from hosting.dataplane.contract import Route, Target
+from hosting.dataplane.errors import Refusal
+from hosting.dataplane.jsonrpc import MAX_DEPTH, is_deeper_than, parse
+from hosting.dataplane.legacy import unwrap_event_id, wrap_event_id
+from hosting.dataplane.modern import decode_value
+from hosting.dataplane.seal import NotSealed, Seal
+from hosting.dataplane.sessions import Sessions, UnknownSession, capability_bits, opened
+from hosting.dataplane.sse import Event, EventParser, EventTooLarge, encode_event
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=8), inside, max_size=4),
+    max_leaves=20,
+)
+ROUTE = Route(tenant="t", version=1, environment="e", tenant_slug="a", server_slug="b", environment_slug="c")
+
+
+class TestJson:
+    @given(
+        params=st.dictionaries(st.text(), JSON, max_size=4), request_id=st.integers() | st.text(max_size=50)
+    )
+    def test_a_message_is_read_as_json_reads_it(self, params: dict[str, Any], request_id: int | str) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": request_id, "method": "x", "params": params}).encode()
+        message = parse(body)
+        assert not isinstance(message, list)
+        assert (message.kind, message.id, message.method, message.params) == (
+            "request",
+            request_id,
+            "x",
+            params,
+        )
+
+    @given(
+        body=st.binary(max_size=200)
+        | st.text(max_size=200).map(str.encode)
+        | JSON.map(json.dumps).map(str.encode)
+    )
+    def test_any_bytes_are_a_message_or_a_refusal(self, body: bytes) -> None:
+        refusals = []
+        try:
+            parse(body)
+        except Refusal as refusal:
+            refusals.append((refusal.status, json.loads(refusal.body())["error"]["code"]))
+        assert set(refusals) <= {(400, -32700), (400, -32600)}
+
+    @given(key=st.text(max_size=5), path=st.sampled_from(["", "params", "arguments"]), filler=JSON)
+    def test_a_key_twice_in_the_top_three_levels_is_refused(self, key: str, path: str, filler: Any) -> None:
+        name, value = json.dumps(key), json.dumps(filler)
+        twice = f"{name}:{value},{name}:1"
+        inside = {
+            "": f'"jsonrpc":"2.0","id":1,"method":"x",{twice}',
+            "params": f'"jsonrpc":"2.0","id":1,"method":"x","params":{{{twice}}}',
+            "arguments": f'"jsonrpc":"2.0","id":1,"method":"x","params":{{"arguments":{{{twice}}}}}',
+        }[path]
+        with pytest.raises(Refusal):
+            parse(f"{{{inside}}}".encode())
+
+    @given(value=JSON, limit=st.integers(0, 12))
+    def test_depth_is_what_it_is(self, value: Any, limit: int) -> None:
+        def depth(value: Any) -> int:
+            if isinstance(value, dict):
+                return 1 + max(map(depth, value.values()), default=0)
+            if isinstance(value, list):
+                return 1 + max(map(depth, value), default=0)
+            return 0
+
+        assert is_deeper_than(json.dumps(value).encode(), limit) == (depth(value) > limit)
+
+    @pytest.mark.parametrize("opener", [b"[", b'{"a":', b'[{"a":'])
+    def test_depth_without_end_is_refused(self, opener: bytes) -> None:
+        with pytest.raises(Refusal):
+            parse(opener * (MAX_DEPTH * 1000))
+
+
+class TestEvents:
+    EVENTS = st.lists(
+        st.builds(
+            Event,
+            data=st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=40).map(str.encode),
+            id=st.none() | st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=9).map(str.encode),
+            retry_ms=st.none() | st.integers(0, 10**8),
+        ),
+        max_size=5,
+    )  # fmt: skip
+
+    @given(
+        events=EVENTS,
+        cuts=st.lists(st.integers(0, 500), max_size=12),
+        end=st.sampled_from([b"\n", b"\r", b"\r\n"]),
+    )
+    def test_events_are_the_same_however_they_are_cut(
+        self, events: list[Event], cuts: list[int], end: bytes
+    ) -> None:
+        text = b"".join(
+            encode_event(event.data, event_id=event.id, retry_ms=event.retry_ms) for event in events
+        )
+        text = b"\xef\xbb\xbf" + text.replace(b"\n", end)
+        parser, heard, at = EventParser(10_000), [], 0
+        for cut in [*sorted(cuts), len(text)]:
+            heard += parser.feed(text[at:cut])
+            at = max(at, cut)
+        # A lone CR at the very end is only known to end its line when something follows.
+        heard += parser.feed(b": x\n\n")
+        assert heard == events
+
+    @given(noise=st.lists(st.binary(max_size=60), max_size=20))
+    def test_any_bytes_are_events_or_too_large(self, noise: list[bytes]) -> None:
+        parser = EventParser(200)
+        try:
+            for piece in noise:
+                for event in parser.feed(piece):
+                    assert b"\r" not in event.data
+                    assert len(event.data) <= 200
+                    again = EventParser(1000).feed(encode_event(event.data, retry_ms=event.retry_ms))
+                    assert [told.data for told in again] == [event.data]
+        except EventTooLarge:
+            assert sum(map(len, noise)) > 200
+
+    def test_one_byte_at_a_time_costs_no_more_than_all_at_once(self) -> None:
+        parser = EventParser(10_000_000)
+        for _ in range(200_000):
+            parser.feed(b"x")
+        assert len(parser._pieces) == 200_000  # kept as they came, joined once at the end of the line
+
+    @given(raw=st.binary(min_size=1, max_size=300))
+    def test_event_ids_come_back_as_they_were_or_not_at_all(self, raw: bytes) -> None:
+        wrapped = wrap_event_id(raw)
+        assert wrapped is not None
+        assert wrapped.isascii()
+        try:
+            assert unwrap_event_id(wrapped.decode()).encode("latin-1") == raw
+        except Refusal:
+            assert not raw.decode("latin-1").isprintable()
+
+
+class TestSeals:
+    KEYS = {"new": b"n" * 32, "old": b"o" * 32}
+
+    @given(plain=st.binary(max_size=300), context=st.binary(max_size=50))
+    def test_what_was_sealed_is_opened_in_its_own_context_only(self, plain: bytes, context: bytes) -> None:
+        seal = Seal(self.KEYS, "test")
+        text = seal.seal(plain, context)
+        assert seal.open(text, context) == plain
+        for other, where in (
+            (seal, context + b"x"),
+            (Seal(self.KEYS, "other"), context),
+            (Seal({"new": b"x" * 32}, "test"), context),
+        ):
+            with pytest.raises(NotSealed):
+                other.open(text, where)
+
+    @given(
+        text=st.text(max_size=100)
+        | st.text("s1.newold", max_size=30)
+        | st.binary(max_size=60).map(lambda b: "s1.new." + b.hex())
+    )
+    def test_any_text_is_refused(self, text: str) -> None:
+        with pytest.raises(NotSealed):
+            Seal(self.KEYS, "test").open(text, b"")
+
+    @given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+    def test_one_bit_is_enough(self, at: int, bit: int) -> None:
+        seal = Seal(self.KEYS, "test")
+        text = bytearray(seal.seal(b"plain", b"").encode())
+        text[at % len(text)] ^= 1 << bit
+        with pytest.raises(NotSealed):
+            seal.open(text.decode("latin-1"), b"")
+
+    def test_a_retired_key_still_opens_while_it_is_in_the_ring(self) -> None:
+        before = Seal({"old": b"o" * 32}, "test").seal(b"plain", b"")
+        assert Seal(self.KEYS, "test").open(before, b"") == b"plain"
+        assert Seal(self.KEYS, "test").seal(b"plain", b"").startswith("s1.new.")
+
+
+class TestSessions:
+    @given(
+        revision=st.text(max_size=10),
+        release=st.text(max_size=26),
+        upstream_id=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=128),
+        bits=st.integers(0, 255),
+        principal=st.text(max_size=40),
+    )
+    def test_a_session_comes_back_whole_and_fits(
+        self, revision: str, release: str, upstream_id: str, bits: int, principal: str
+    ) -> None:
+        sessions = Sessions(TestSeals.KEYS)
+        new = sessions.new(principal=principal, now=1000.5, capabilities=bits)
+        session = opened(new, revision=revision, release=release, upstream_id=upstream_id)
+        text = sessions.mint(session, ROUTE)
+        assert len(text) <= 512
+        assert all(0x21 <= ord(character) <= 0x7E for character in text)
+        assert sessions.open(text, route=ROUTE, principal=principal, now=1001) == session
+
+    def test_it_is_over_after_thirty_days_and_before_it_began(self) -> None:
+        sessions = Sessions(TestSeals.KEYS)
+        text = sessions.mint(sessions.new(principal="p", now=1_000_000, capabilities=0), ROUTE)
+        for now in (1_000_000 - 61, 1_000_000 + 30 * 24 * 3600):
+            with pytest.raises(UnknownSession):
+                sessions.open(text, route=ROUTE, principal="p", now=now)
+        assert sessions.open(text, route=ROUTE, principal="p", now=1_000_000 + 29 * 24 * 3600)
+
+    def test_a_principals_sessions_survive_the_rotation_of_keys(self) -> None:
+        old = Sessions({"old": b"o" * 32})
+        text = old.mint(old.new(principal="p", now=1000, capabilities=0), ROUTE)
+        assert Sessions(TestSeals.KEYS).open(text, route=ROUTE, principal="p", now=1000)
+
+    def test_capabilities_become_bits(self) -> None:
+        assert capability_bits({}) == 0
+        assert capability_bits({"roots": {}, "elicitation": {"form": {}}}) == 0b101
+        assert capability_bits({"elicitation": {"url": {}}, "sampling": None}) == 0b1100
+
+
+class TestBuckets:
+    @given(environment=st.text(max_size=30), sticky=st.text(max_size=30))
+    def test_a_bucket_is_stable_and_in_range(self, environment: str, sticky: str) -> None:
+        assert 0 <= bucket_of(environment, sticky) < BUCKETS
+        assert bucket_of(environment, sticky) == bucket_of(environment, sticky)
+
+    @pytest.mark.acceptance("S2.11", "P5")
+    @given(
+        weights=st.lists(st.integers(0, 10_000), min_size=1, max_size=5), bucket=st.integers(0, BUCKETS - 1)
+    )
+    def test_every_bucket_has_a_target_with_weight(self, weights: list[int], bucket: int) -> None:
+        targets = [
+            Target(script=str(at), release=str(at), weight=weight) for at, weight in enumerate(weights)
+        ]
+        target = pick_target(targets, bucket)
+        assert (target is None) == (sum(weights) == 0)
+        assert target is None or target.weight > 0
+
+    @pytest.mark.acceptance("S2.14", "P5")
+    def test_raising_a_share_moves_callers_one_way_only(self) -> None:
+        buckets = [bucket_of("e", f"caller-{number}") for number in range(5000)]
+        moved: set[int] = set()
+        for share in (0, 1000, 2500, 5000, 10_000):
+            targets = [
+                Target(script="old", release="old", weight=10_000 - share),
+                Target(script="new", release="new", weight=share),
+            ]
+            now = {
+                at
+                for at, bucket in enumerate(buckets)
+                if (pick_target(targets, bucket) or targets[0]).release == "new"
+            }
+            assert moved <= now
+            assert abs(len(now) / len(buckets) - share / 10_000) < 0.03
+            moved = now
+
+
+class TestAddresses:
+    SLUG = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True).filter(is_slug)
+
+    @given(tenant=SLUG, server=SLUG, environment=SLUG)
+    def test_two_environments_never_share_an_address(
+        self, tenant: str, server: str, environment: str
+    ) -> None:
+        here = self.route(tenant, server, environment)
+        for other in (
+            self.route(server, tenant, environment),
+            self.route(tenant, environment, server),
+            self.route(environment, server, tenant),
+        ):
+            if (here.tenant_slug, here.server_slug, here.environment_slug) != (
+                other.tenant_slug,
+                other.server_slug,
+                other.environment_slug,
+            ):
+                assert not set(addresses_of(here)) & set(addresses_of(other))
+
+    @given(slug=st.text(max_size=70))
+    def test_what_is_no_slug_has_no_address(self, slug: str) -> None:
+        if not is_slug(slug):
+            assert addresses_of(self.route("a", slug, "production")) == []
+
+    @given(host=st.text(max_size=80), path=st.text(max_size=40))
+    def test_any_host_and_path_are_an_address_or_none(self, host: str, path: str) -> None:
+        hosts = Hosts(shared=frozenset({"gateway.test"}), domain="mcp.test")
+        name = split_host(host)
+        assert name is None or hosts.address_of(name, path) in {
+            None,
+            path,
+            name.removesuffix(".mcp.test"),
+            name.removesuffix(".mcp.test") + path,
+        }
+
+    def route(self, tenant: str, server: str, environment: str) -> Route:
+        return Route(
+            tenant="t",
+            version=1,
+            environment="e",
+            tenant_slug=tenant,
+            server_slug=server,
+            environment_slug=environment,
+        )
+
+
+@given(value=st.text())
+def test_a_header_value_is_decoded_or_refused(value: str) -> None:
+    decoded = decode_value(value)
+    assert decoded is None or decoded == value or value.startswith("=?base64?")

@@ -1,0 +1,141 @@
+"""What the control plane is told: health by Release, sessions one by one; probes and refusals are nobody's traffic."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from hosting.dataplane.contract import (
+    LATENCY_BUCKETS_MS,
+    HealthReport,
+    Route,
+    SessionReport,
+    mint_probe_token,
+)
+from tests.dataplane.harness import World, call_of, next_event
+from tests.waiting import wait_for
+
+
+def health(world: World, route: Route) -> list[HealthReport]:
+    told = [report for report in world.publisher.reports() if isinstance(report, HealthReport)]
+    return [report for report in told if report.environment == route.environment]
+
+
+def sessions(world: World, route: Route) -> list[SessionReport]:
+    told = [report for report in world.publisher.reports() if isinstance(report, SessionReport)]
+    return [report for report in told if report.environment == route.environment]
+
+
+@pytest.mark.acceptance("S4.7")
+def test_requests_and_failures_are_counted_for_their_release(world: World) -> None:
+    route = world.server("reports-health")
+    caller = world.caller(route)
+    for _ in range(3):
+        caller.call("echo", text="x" * 100)
+    caller.call("status", status=500)
+    caller.call("status", status=200, error=[-32602, "an answer, not a failure"])
+    wait_for(lambda: sum(report.requests for report in health(world, route)) == 6, 5)
+    told = health(world, route)
+    assert {report.release for report in told} == {route.targets[0].release}
+    assert sum(report.failures for report in told) == 1
+    assert {report.last_failure for report in told} - {""} == {"upstream_failed"}
+    assert sum(map(sum, (report.latency_buckets for report in told))) == 6
+    assert all(len(report.latency_buckets) == len(LATENCY_BUCKETS_MS) + 1 for report in told)
+    assert sum(report.request_bytes for report in told) > 300
+    assert sum(report.response_bytes for report in told) > 300
+    assert all(report.window_s > 0 and report.node for report in told)
+    assert all(report.latency_ms_max <= report.latency_ms_sum for report in told)
+
+
+def test_open_streams_are_told_even_when_nothing_else_happens(world: World) -> None:
+    route = world.server("reports-streams", world.target("scripted-stateful"))
+    caller = world.caller(route)
+    with caller.stream("GET"):
+        wait_for(lambda: any(report.open_streams == 1 for report in health(world, route)), 5)
+
+
+@pytest.mark.acceptance("S3.10")
+def test_a_session_is_told_when_it_opens_and_when_it_ends(world: World) -> None:
+    route = world.server("reports-sessions")
+    caller = world.caller(route)
+    caller.send("DELETE")
+    opened, ended = wait_for(lambda: told if len(told := sessions(world, route)) == 2 else [], 5)
+    assert (opened.event, ended.event) == ("opened", "ended")
+    assert opened.session == ended.session
+    assert opened.principal.startswith("key:")
+    assert (opened.client_name, opened.client_version) == ("few words", "1")
+    assert opened.protocol_version == "2025-11-25"
+    assert caller.headers["mcp-session-id"] not in str(opened)
+
+
+@pytest.mark.acceptance("P3")
+def test_a_probe_leaves_no_trace(world: World) -> None:
+    route = world.server("reports-probe")
+    token = mint_probe_token(key=world.gateway.probe_key, environment=route.environment, now=time.time())
+    probe = world.at(world.url(route), token)
+    assert probe.initialize().status_code == 200
+    assert probe.send("DELETE").status_code == 204
+    other = world.server("reports-probe-after")
+    world.caller(other)
+    wait_for(lambda: sessions(world, other) and health(world, other), 5)
+    assert sessions(world, route) == []
+    assert health(world, route) == []
+
+
+def test_refusals_are_not_the_servers_health(world: World) -> None:
+    route = world.server("reports-refusals")
+    caller = world.caller(route)
+    for _ in range(3):
+        caller.send(body=b"{")
+        world.at(world.url(route)).initialize()
+        caller.send("GET")
+    wait_for(lambda: health(world, route), 5)
+    time_of_one_more_window = world.caller(world.server("reports-later"))
+    assert time_of_one_more_window.call("echo").status_code == 200
+    wait_for(lambda: health(world, world.routes["reports-later"]), 5)
+    told = health(world, route)
+    assert sum(report.failures for report in told) == 0
+
+
+class TestMetrics:
+    @pytest.mark.acceptance("S0.25", "S2.52")
+    def test_they_count_by_closed_lists_and_hold_nobodys_text(self, world: World) -> None:
+        route = world.server("reports-secret-name")
+        caller = world.caller(route)
+        before = world.gateway.metric("smcp_gateway_requests_total", era="legacy", outcome="ok")
+        caller.call("echo", text="tenant text")
+        caller.send(body=b"{", x_secret="secret")
+        after = world.gateway.metric("smcp_gateway_requests_total", era="legacy", outcome="ok")
+        assert after == before + 1
+        assert world.gateway.metric("smcp_gateway_requests_total", outcome="bad_request") >= 1
+        assert world.gateway.metric("smcp_gateway_sessions_opened_total") >= 1
+        assert world.gateway.metric("smcp_gateway_request_seconds_count", era="legacy") >= 1
+        assert world.gateway.metric("smcp_gateway_redis_up") == 1
+        exposition = httpx.get(f"{world.gateway.admin_url}/metrics").text
+        for text in ("reports-secret-name", "acme", "tenant text", "env-", route.tenant):
+            assert text not in exposition
+
+    def test_open_streams_are_seen(self, world: World) -> None:
+        caller = world.caller(world.server("reports-gauge"))
+        with caller.stream(body=call_of("stream", count=1, permit="gauge")) as response:
+            assert world.gateway.metric("smcp_gateway_streams_open") == 1
+            world.standin.go("gauge")
+            assert next_event(response.iter_lines())
+        wait_for(lambda: world.gateway.metric("smcp_gateway_streams_open") == 0, 5)
+
+
+def test_health_and_metrics_are_not_on_the_public_port(world: World) -> None:
+    for path in ("/metrics", "/healthz", "/readyz"):
+        assert httpx.get(world.gateway.url + path).status_code == 404
+        assert httpx.get(world.gateway.admin_url + path).status_code == 200
+
+
+def test_no_secret_is_in_the_log(world: World) -> None:
+    caller = world.caller(world.server("reports-log"))
+    caller.call("status", status=500)
+    log = world.gateway.log
+    assert "upstream.failed" in log
+    for secret in (caller.headers["authorization"].split()[1], caller.headers["mcp-session-id"]):
+        assert secret not in log
