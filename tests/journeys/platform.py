@@ -74,6 +74,27 @@ class Platform:
     def rest(self, key: str) -> Rest:
         return Rest(self.facts["api"], key)
 
+    def account(self, path: str) -> list[dict[str, Any]]:
+        """What the account holds, asked of the edge itself."""
+        secrets = json.loads((self.var / "secrets.json").read_text())
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.ports['edge_api']}/client/v4/accounts/{secrets['edge_account_id']}/{path}",
+            headers={"authorization": f"Bearer {secrets['edge_token']}"},
+            params={"per_page": 1000},
+        )
+        result = answer.raise_for_status().json()["result"]
+        return list(result["buckets"] if isinstance(result, dict) else result)
+
+    def account_names(self) -> set[str]:
+        """Names of every script, namespace, bucket and database in the account."""
+        scripts = self.account(f"workers/dispatch/namespaces/smcp-{self.facts['installation']}/scripts")
+        return {
+            *(script["script"]["id"] if "script" in script else script["id"] for script in scripts),
+            *(namespace["title"] for namespace in self.account("storage/kv/namespaces")),
+            *(bucket["name"] for bucket in self.account("r2/buckets")),
+            *(database["name"] for database in self.account("d1/database")),
+        }
+
     def make_tenant(self) -> TenantDoors:
         """A fresh tenant with one key for each kind of door."""
         operator = self.rest(self.facts["operator"]["api_key"])
@@ -96,24 +117,24 @@ class Rest:
     """The REST API with one key. Every call asserts the status it expects and returns the JSON body."""
 
     def __init__(self, api: str, key: str) -> None:
-        self.http = httpx.Client(
-            base_url=f"{api}/api/v1", headers={"authorization": f"Bearer {key}"}, timeout=60
-        )
+        self._base = f"{api}/api/v1"
+        self._headers = {"authorization": f"Bearer {key}"}
 
-    def get(self, path: str, *, status: int = 200) -> Any:
-        return self._answer(self.http.get(path), status)
+    def ask(self, verb: str, path: str, **body: Any) -> httpx.Response:
+        """Whatever comes back."""
+        return httpx.request(verb, self._base + path, headers=self._headers, timeout=60, **body)
+
+    def get(self, path: str, *, status: int | None = None) -> Any:
+        return self._answer(self.ask("GET", path), status)
 
     def post(self, path: str, body: Any = None, *, status: int | None = None, files: Any = None) -> Any:
-        return self._answer(self.http.post(path, json=body, files=files), status)
+        return self._answer(self.ask("POST", path, json=body, files=files), status)
+
+    def patch(self, path: str, body: Any) -> Any:
+        return self._answer(self.ask("PATCH", path, json=body), None)
 
     def delete(self, path: str, *, status: int | None = None) -> Any:
-        return self._answer(self.http.delete(path), status)
-
-    def patch(self, path: str, body: Any, *, status: int = 200) -> Any:
-        return self._answer(self.http.patch(path, json=body), status)
-
-    def put(self, path: str, body: Any, *, status: int | None = None) -> Any:
-        return self._answer(self.http.put(path, json=body), status)
+        return self._answer(self.ask("DELETE", path), status)
 
     @staticmethod
     def _answer(answer: httpx.Response, status: int | None) -> Any:

@@ -68,7 +68,7 @@ def test_a_version_that_is_no_mcp_server_never_serves_and_leaves_nothing_behind(
     failed = tenant.deploy("weather", (2, 100))
     assert failed["state"] == "failed"
     assert failed["error"]["message"]
-    assert any(step["state"] == "failed" for step in failed["steps"])
+    assert failed["error"]["step"] in {step["name"] for step in failed["steps"]}
     assert edition_of(tenant, endpoint) == "1"
     resources = tenant.rest.get(f"/tenants/{tenant.slug}/servers/weather/environments/production/resources")
     assert [r["state"] for r in resources["items"] if r["kind"] == "script"].count("live") == 1
@@ -97,7 +97,7 @@ def test_a_bad_bundle_is_refused_with_the_reason_and_leaves_nothing_behind(tenan
         "worker.js": ("worker.js", code, "application/javascript+module"),
     }
     path = f"/tenants/{tenant.slug}/servers/weather/versions"
-    answer = tenant.rest.http.post(path, files=files)
+    answer = tenant.rest.ask("POST", path, files=files)
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.headers["content-type"].startswith("application/problem+json")
     assert says in answer.text
@@ -125,8 +125,11 @@ def test_a_retired_server_is_gone_from_the_endpoint_the_account_and_the_ledger(
     assert done["state"] == "succeeded", done
     headers = {"authorization": f"Bearer {tenant.mcp_key}"}
     assert httpx.post(endpoint, headers=headers, json={}).status_code == 404
-    after = tenant.rest.get(f"{path}/environments/production/resources")["items"]
+    assert tenant.rest.get(f"{path}/environments/production/resources")["items"] == []
+    after = tenant.rest.get(f"{path}/environments/production/resources?deleted=true")["items"]
+    assert len(after) == len(before)
     assert {r["state"] for r in after} == {"deleted"}
+    assert platform.account_names().isdisjoint(r["name"] for r in after)
     tenant.rest.post(f"/tenants/{tenant.slug}/servers", {"slug": "starter", "name": "again"}, status=409)
 
 

@@ -64,11 +64,11 @@ def test_from_inside_a_worker_there_is_no_way_to_the_platform_or_to_another_tena
     theirs = other_tenant.serve("vault", CODE, bindings=STORAGE)
     ask(other_tenant, theirs, "put", key="k", value="theirs")
     mine = tenant.serve("vault", CODE, bindings=STORAGE)
-    resources = other_tenant.rest.get(
-        f"/tenants/{other_tenant.slug}/servers/vault/environments/production/resources"
-    )
+    resources = other_tenant.rest.get(f"/tenants/{other_tenant.slug}/resources")["items"]
+    namespace = next(r["name"] for r in resources if r["kind"] == "kv_namespace")
+    listed = {each["title"]: each["id"] for each in platform.account("storage/kv/namespaces")}
     forged = {
-        "x-edge-resource": f"kv/{next(r['cloudflare_id'] for r in resources['items'] if r['kind'] == 'kv_namespace')}",
+        "x-edge-resource": f"kv/{listed[namespace]}",
         "x-edge-script": "smcp",
         "smcp-assertion": "v1.dev.e30.AA",
     }
