@@ -92,11 +92,10 @@ CODES: Final[Mapping[str, Mapping[int, type[CloudflareError]]]] = {
         10090: NotFound,  # no such service
         10092: NotFound,  # no such script in the dispatch namespace
         100119: NotFound,  # no such dispatch namespace
-        10013: Unavailable,  # "an unknown error has occurred"
         10035: Busy,  # modified concurrently
     },
     "kv": {10014: Conflict, 10013: NotFound, 10011: NotFound},
-    "r2": {10006: NotFound, 10008: NotEmpty, 10004: Conflict, 10073: Conflict, 10001: Unavailable},
+    "r2": {10006: NotFound, 10008: NotEmpty, 10004: Conflict, 10073: Conflict},
     "d1": {7404: NotFound, 7502: Conflict},
 }
 AUTHENTICATION: Final = frozenset({10000, 9109, 9106, 6003, 6111})
@@ -111,11 +110,12 @@ def error_of(
         return RateLimited(message, code=code, retry_after_s=retry_after_s)
     if status in {401, 403} and code in AUTHENTICATION:
         return Unauthorised(message, code=code)
+    if status >= 500 or status == 408:
+        # Whatever the code: 10013 is "unknown error" in a 500 and "no such namespace" in KV's 404.
+        return Unavailable(message, code=code, retry_after_s=retry_after_s)
     known = CODES.get(product, {}).get(code)
     if known is not None:
         return known(message, code=code, retry_after_s=retry_after_s)
-    if status >= 500 or status == 408:
-        return Unavailable(message, code=code, retry_after_s=retry_after_s)
     by_status: dict[int, type[CloudflareError]] = {
         401: Unauthorised,
         403: Unauthorised,

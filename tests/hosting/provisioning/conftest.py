@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.conf import settings
 from django.utils import timezone
+from pytest_django import Settings
 
 from hosting.models import Account
 from hosting.provisioning.accounts import ensure_account
@@ -15,7 +15,8 @@ from tests.parts import PlatformEdge
 
 
 @pytest.fixture
-def account(edge: PlatformEdge, redis_url: str, committed_db: None) -> Account:
+def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Settings) -> Account:
+    settings.DRAIN_S = 0
     return ensure_account(
         name="edge",
         cloudflare_account_id=edge.account_id,
