@@ -309,7 +309,9 @@ def make_operation(
         environment=environment,
         kind=kind,
         state=state,
-        input={"targets": [{"version": version.id, "number": version.number, "percentage": "100"}]} if version else {},
+        input={"targets": [{"version": version.id, "number": version.number, "percentage": "100"}]}
+        if version
+        else {},
         error={"code": "upstream", "message": error, "step": names[at_step]} if error else None,
         requested_by=requested_by,
         created_at=at,
@@ -400,7 +402,12 @@ def make_incident(
 
 
 def make_probe(
-    environment: Environment, *, at: datetime, latency_ms: float = 40.0, failure: str = "", era: str = "modern"
+    environment: Environment,
+    *,
+    at: datetime,
+    latency_ms: float = 40.0,
+    failure: str = "",
+    era: str = "modern",
 ) -> Probe:
     return Probe.objects.create(
         id=id_at(at),

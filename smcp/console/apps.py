@@ -14,9 +14,11 @@ class ConsoleSiteConfig(SimpleAdminConfig):
     default_site = "smcp.console.site.ConsoleSite"
 
     def ready(self) -> None:
+        from django.contrib.admin import autodiscover
+
         super().ready()
         if settings.DOOR == "console":
-            self.module.autodiscover()
+            autodiscover()
 
 
 class ConsoleConfig(AppConfig):

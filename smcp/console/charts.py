@@ -219,7 +219,7 @@ def _round_up(value: float) -> float:
         return 10.0
     size = 1.0
     while True:
-        for factor in (1, 2, 3, 5, 8):
+        for factor in (1, 1.5, 2, 3, 4, 6, 8):
             if value <= factor * size:
                 return factor * size
         size *= 10

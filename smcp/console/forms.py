@@ -44,7 +44,9 @@ class TenantForm(ConsoleForm):
         label="Slug",
         validators=[validate_tenant_slug],
         help_text="Part of every endpoint of this tenant. Lowercase letters, digits and hyphens. Never changes, never given again.",
-        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "acme", "data-slug-from": "name", "spellcheck": "false"}),
+        widget=UnfoldAdminTextInputWidget(
+            attrs={"placeholder": "acme", "data-slug-from": "name", "spellcheck": "false"}
+        ),
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth.models import AnonymousUser
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
-from unfold.sites import UnfoldAdminSite
 
 from smcp.console.pages import dashboard, deploy
+
+if TYPE_CHECKING:  # the theme's class is Django's with more in its context, and has no types
+    from django.contrib.admin import AdminSite as UnfoldAdminSite
+else:
+    from unfold.sites import UnfoldAdminSite
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -23,7 +26,9 @@ class ConsoleSite(UnfoldAdminSite):
     index_template = "console/dashboard.html"
 
     def has_permission(self, request: HttpRequest) -> bool:
-        return not isinstance(request.user, AnonymousUser) and request.user.is_active and request.user.is_staff
+        return (
+            not isinstance(request.user, AnonymousUser) and request.user.is_active and request.user.is_staff
+        )
 
     def extra_urls(self) -> list[URLPattern]:
         return [
@@ -44,6 +49,6 @@ class ConsoleSite(UnfoldAdminSite):
 
     def app_index(
         self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    ) -> TemplateResponse:
         """Django lists the tables of an app here; the menu says it better."""
-        return redirect("admin:index")
+        raise Http404

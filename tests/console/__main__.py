@@ -5,11 +5,17 @@ The operator's address is operator@example.com; the password stands in tests/fac
 
 import django
 
-django.setup()
 
-from smcp.common.tenancy import as_system
-from tests import factories
-from tests.console.world import build_world
+def main() -> None:
+    django.setup()
 
-with as_system():
-    build_world(factories.make_user("operator@example.com", is_staff=True))
+    from smcp.common.tenancy import as_system
+    from tests import factories
+    from tests.console.world import build_world
+
+    with as_system():
+        build_world(factories.make_user("operator@example.com", is_staff=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -48,7 +48,9 @@ def build_world(operator: User, *, prefix: str = "") -> World:
     )
     make.make_member(acme, make.make_user(f"{prefix}ada@example.com"), "owner")
     make.make_member(acme, make.make_user(f"{prefix}grace@example.com"), "developer")
-    make.make_api_key(acme, name="Claude on Ada's laptop", created_by=actor, last_used_at=now - timedelta(minutes=4))
+    make.make_api_key(
+        acme, name="Claude on Ada's laptop", created_by=actor, last_used_at=now - timedelta(minutes=4)
+    )
     make.make_api_key(
         acme, name="Deploys from CI", scopes=[ApiKey.Scope.API_WRITE], expires_at=now + timedelta(days=60)
     )
@@ -99,7 +101,9 @@ def build_world(operator: User, *, prefix: str = "") -> World:
     make.make_latencies(production, hours=24 * 7, every_minutes=10, outage=(9 * 60, 8 * 60 + 30))
     make.make_flip(production, "unknown", "healthy", at=now - timedelta(days=40), reason="answers")
     make.make_flip(production, "healthy", "unhealthy", at=now - timedelta(hours=9), reason="timeout")
-    make.make_flip(production, "unhealthy", "healthy", at=now - timedelta(hours=8, minutes=30), reason="answers")
+    make.make_flip(
+        production, "unhealthy", "healthy", at=now - timedelta(hours=8, minutes=30), reason="answers"
+    )
     make.make_incident(
         production, started_at=now - timedelta(hours=9), ended_at=now - timedelta(hours=8, minutes=30)
     )
@@ -127,9 +131,13 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         make.make_latencies(where, mean_ms=70, requests=25, outage=(18, 0) if state == "unhealthy" else None)
         make.make_operation(where, version=version, at=now - timedelta(hours=20), requested_by=actor)
         if state == "unhealthy":
-            make.make_flip(where, "healthy", "unhealthy", at=now - timedelta(minutes=18), reason="upstream_error")
+            make.make_flip(
+                where, "healthy", "unhealthy", at=now - timedelta(minutes=18), reason="upstream_error"
+            )
             make.make_incident(where, started_at=now - timedelta(minutes=18), reason="upstream_error")
-    paused = make.make_server(late, "archive", name="Archive", state="suspended", suspended_reason="Under review")
+    paused = make.make_server(
+        late, "archive", name="Archive", state="suspended", suspended_reason="Under review"
+    )
     paused_at = make.make_environment(paused, account)
     make.make_health(paused_at, "unknown")
 
@@ -152,16 +160,21 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         requested_by=actor,
     )
     make.make_operation(
-        paused_at, kind="retire", state=Operation.State.UNWINDING, at=now - timedelta(seconds=40), error="Cloudflare answered 500 three times.", at_step=4
+        paused_at,
+        kind="retire",
+        state=Operation.State.UNWINDING,
+        at=now - timedelta(seconds=40),
+        error="Cloudflare answered 500 three times.",
+        at_step=4,
     )
-    for tenant, action, kind, id_, detail in (
+    for tenant, action, subject, id_, detail in (
         (acme, "server.created", "server", server.id, {"slug": "calculator", "catalog": "starter"}),
         (acme, "version.uploaded", "version", versions[2].id, {"number": 3}),
         (late, "tenant.suspended", "tenant", late.id, {"reason": late.suspended_reason}),
         (acme, "deployment.requested", "operation", running.id, {"versions": "v3 100 %"}),
     ):
         audit.record(
-            tenant_id=tenant.id, actor=actor, action=action, object_kind=kind, object_id=id_, detail=detail
+            tenant_id=tenant.id, actor=actor, action=action, object_kind=subject, object_id=id_, detail=detail
         )
     return World(
         operator=operator,

@@ -12,7 +12,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from smcp.common.errors import DomainError
 
-
 T = TypeVar("T")
 
 
@@ -45,7 +44,9 @@ def sentence(error: DomainError) -> str:
     """What a person reads: the error, and what is wrong with which field."""
     text = str(error).rstrip(".") + "."
     extra = [
-        f"{name.replace('_', ' ').capitalize()}: {why}" for name, why in error.fields.items() if why not in text
+        f"{name.replace('_', ' ').capitalize()}: {why}"
+        for name, why in error.fields.items()
+        if why not in text
     ]
     return " ".join([text, *extra])
 

@@ -19,5 +19,9 @@ def deploy_entry(*, tenant_id: str, actor: str, entry_slug: str, slug: str, name
         )
         production = server.environments.get()
         return deploy_version(
-            tenant_id=tenant_id, actor=actor, environment_id=production.id, targets=[(version.id, 100)], now=now
+            tenant_id=tenant_id,
+            actor=actor,
+            environment_id=production.id,
+            targets=[(version.id, 100)],
+            now=now,
         )

@@ -49,9 +49,7 @@ def retire(request: HttpRequest, object_id: str) -> HttpResponse:
     """Deletes Workers and data for good, so the slug has to be typed."""
     server = get_object_or_404(Server, pk=object_id)
     if request.method == "POST" and request.POST.get("confirm", "") != server.slug:
-        return refuse(
-            request, f"Nothing was retired: type “{server.slug}” to confirm.", back=url_of(server)
-        )
+        return refuse(request, f"Nothing was retired: type “{server.slug}” to confirm.", back=url_of(server))
     return act(
         request,
         lambda: deployments.retire_server(

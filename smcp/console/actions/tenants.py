@@ -30,7 +30,9 @@ def create(site: AdminSite, request: HttpRequest) -> HttpResponse:
         except DomainError as exc:
             form.take(exc)
         else:
-            messages.success(request, f"Tenant “{tenant.name}” is there. Its servers will live under /{tenant.slug}/.")
+            messages.success(
+                request, f"Tenant “{tenant.name}” is there. Its servers will live under /{tenant.slug}/."
+            )
             return redirect(url_of(tenant))
     return TemplateResponse(
         request,
@@ -123,7 +125,9 @@ def create_key(site: AdminSite, request: HttpRequest, object_id: str) -> HttpRes
             form.take(exc)
         else:
             return TemplateResponse(
-                request, "console/key.html", {**context, "title": "Copy the key now", "key": key, "secret": secret}
+                request,
+                "console/key.html",
+                {**context, "title": "Copy the key now", "key": key, "secret": secret},
             )
     return TemplateResponse(request, "console/form.html", context)
 

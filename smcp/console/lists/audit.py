@@ -9,11 +9,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from smcp.common.audit import AuditEvent
+from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times
-from smcp.console.listing import ConsoleAdmin, link_to
 from smcp.console.pages.people import describe
 from smcp.console.templatetags.console import short
 
@@ -41,31 +40,31 @@ class AuditAdmin(ConsoleAdmin):
                 event.who_words = people.get(event.actor, event.actor)
         return answer
 
-    @display(description="Action", ordering="action")
+    @column("Action", ordering="action")
     def action_code(self, obj: AuditEvent) -> SafeString:
         return format_html('<code class="c-code c-strong">{}</code>', obj.action)
 
-    @display(description="Tenant", ordering="tenant__slug")
+    @column("Tenant", ordering="tenant__slug")
     def tenant_link(self, obj: AuditEvent) -> SafeString:
         return link_to(obj.tenant)
 
-    @display(description="Who", ordering="actor")
+    @column("Who", ordering="actor")
     def who(self, obj: Any) -> str:
-        return getattr(obj, "who_words", obj.actor)
+        return str(getattr(obj, "who_words", obj.actor))
 
-    @display(description="Object")
+    @column("Object")
     def object_words(self, obj: AuditEvent) -> SafeString:
         return format_html("{} {}", obj.object_kind.replace("_", " "), short(obj.object_id[-8:]))
 
-    @display(description="Detail")
+    @column("Detail")
     def what(self, obj: AuditEvent) -> SafeString:
         return details(obj.detail)
 
-    @display(description="Correlation")
+    @column("Correlation")
     def correlation_short(self, obj: AuditEvent) -> SafeString:
         return short(obj.correlation) if obj.correlation else link_to(None)
 
-    @display(description="When", ordering="id")
+    @column("When", ordering="id")
     def when(self, obj: AuditEvent) -> SafeString:
         return times(obj.at)
 

@@ -48,7 +48,9 @@ def health_counts(owner: str) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for state in ("healthy", "slow", "unhealthy", "unknown"):
         counts[f"{state}_count"] = Subquery(
-            HealthState.objects.filter(Q(**{path_to: OuterRef("pk")}), ~Q(environment__state="retired"), state=state)
+            HealthState.objects.filter(
+                Q(**{path_to: OuterRef("pk")}), ~Q(environment__state="retired"), state=state
+            )
             .order_by()
             .values(path_to)
             .annotate(n=Count("pk"))

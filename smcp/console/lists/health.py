@@ -6,12 +6,11 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from hosting.models import Flip, HealthState, Incident, Probe
 from smcp.console import badges
+from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
-from smcp.console.listing import ConsoleAdmin, link_to
 from smcp.console.templatetags.console import ms, took
 
 
@@ -28,12 +27,12 @@ class _OfEnvironment(ConsoleAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).select_related("environment__server__tenant")
 
-    @display(description="Environment", ordering="environment__server__slug")
+    @column("Environment", ordering="environment__server__slug")
     def where(self, obj: HealthState | Probe | Flip | Incident) -> SafeString:
         environment = obj.environment
         return two_lines(link_to(environment, environment.server.slug, strong=True), environment.slug)
 
-    @display(description="Tenant", ordering="tenant__slug")
+    @column("Tenant", ordering="tenant__slug")
     def tenant_link(self, obj: HealthState | Probe | Flip | Incident) -> SafeString:
         return link_to(obj.environment.server.tenant)
 
@@ -41,36 +40,47 @@ class _OfEnvironment(ConsoleAdmin):
 @admin.register(HealthState)
 class HealthAdmin(_OfEnvironment):
     list_title = "Health"
-    list_display = ("where", "tenant_link", "state_badge", "for_how_long", "latency", "reason", "seen", "next_look")
+    list_display = (
+        "where",
+        "tenant_link",
+        "state_badge",
+        "for_how_long",
+        "latency",
+        "reason",
+        "seen",
+        "next_look",
+    )
     chips, chips_family = "state", "health"
     empty_title = "Nothing to watch yet"
-    empty_text = "Once a server is deployed, its health is read from real traffic, and from probes when it is quiet."
+    empty_text = (
+        "Once a server is deployed, its health is read from real traffic, and from probes when it is quiet."
+    )
     empty_link = ("Deploy from the catalog", "admin:console_deploy")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).exclude(environment__state="retired")
 
-    @display(description="Health", ordering="state")
+    @column("Health", ordering="state")
     def state_badge(self, obj: HealthState) -> SafeString:
         return badges.badge("health", obj.state, obj.get_state_display())
 
-    @display(description="For", ordering="-since")
+    @column("For", ordering="-since")
     def for_how_long(self, obj: HealthState) -> str:
         return took(obj.since)
 
-    @display(description="Last latency", ordering="last_latency_ms")
+    @column("Last latency", ordering="last_latency_ms")
     def latency(self, obj: HealthState) -> str:
         return ms(obj.last_latency_ms)
 
-    @display(description="Last failure", empty_value="—")
+    @column("Last failure")
     def reason(self, obj: HealthState) -> str:
-        return obj.last_failure.replace("_", " ")
+        return obj.last_failure.replace("_", " ") or "—"
 
-    @display(description="Last seen", ordering="last_seen_at")
+    @column("Last seen", ordering="last_seen_at")
     def seen(self, obj: HealthState) -> SafeString:
         return times(obj.last_seen_at)
 
-    @display(description="Next look", ordering="next_probe_at")
+    @column("Next look", ordering="next_probe_at")
     def next_look(self, obj: HealthState) -> SafeString:
         return times(obj.next_probe_at)
 
@@ -83,17 +93,17 @@ class ProbeAdmin(_OfEnvironment):
     empty_title = "No probes in the last day"
     empty_text = "Probes are sent when an environment has no traffic of its own. They are kept for a day."
 
-    @display(description="Verdict", ordering="is_ok")
+    @column("Verdict", ordering="is_ok")
     def verdict(self, obj: Probe) -> SafeString:
         if obj.is_ok:
             return badges.badge("probe", "ok", "Answered")
         return badges.badge("probe", "failed", obj.failure.replace("_", " ").capitalize() or "Failed")
 
-    @display(description="Latency", ordering="latency_ms")
+    @column("Latency", ordering="latency_ms")
     def latency(self, obj: Probe) -> str:
         return ms(obj.latency_ms)
 
-    @display(description="When", ordering="id")
+    @column("When", ordering="id")
     def at_time(self, obj: Probe) -> SafeString:
         return times(obj.at)
 
@@ -105,15 +115,15 @@ class FlipAdmin(_OfEnvironment):
     empty_title = "No changes of health yet"
     empty_text = "When an environment turns slow, stops answering or recovers, it is written down here."
 
-    @display(description="Was")
+    @column("Was")
     def old_badge(self, obj: Flip) -> SafeString:
         return badges.badge("health", obj.old, obj.get_old_display())
 
-    @display(description="Became", ordering="new")
+    @column("Became", ordering="new")
     def new_badge(self, obj: Flip) -> SafeString:
         return badges.badge("health", obj.new, obj.get_new_display())
 
-    @display(description="When", ordering="id")
+    @column("When", ordering="id")
     def at_time(self, obj: Flip) -> SafeString:
         return times(obj.at)
 
@@ -125,18 +135,22 @@ class IncidentAdmin(_OfEnvironment):
     empty_title = "No incidents"
     empty_text = "An incident is the time between a server that stops answering and its recovery. Long may this page stay empty."
 
-    @display(description="State", ordering="ended_at")
+    @column("State", ordering="ended_at")
     def state_badge(self, obj: Incident) -> SafeString:
-        return badges.badge("incident", "over", "Over") if obj.ended_at else badges.badge("incident", "open", "Going on")
+        return (
+            badges.badge("incident", "over", "Over")
+            if obj.ended_at
+            else badges.badge("incident", "open", "Going on")
+        )
 
-    @display(description="Reason", empty_value="—")
+    @column("Reason")
     def why(self, obj: Incident) -> str:
-        return obj.reason.replace("_", " ")
+        return obj.reason.replace("_", " ") or "—"
 
-    @display(description="Started", ordering="started_at")
+    @column("Started", ordering="started_at")
     def started(self, obj: Incident) -> SafeString:
         return times(obj.started_at)
 
-    @display(description="Lasted")
+    @column("Lasted")
     def lasted(self, obj: Incident) -> str:
         return took(obj.started_at, obj.ended_at)

@@ -11,12 +11,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from hosting.models import Operation
 from smcp.console import badges
+from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
-from smcp.console.listing import ConsoleAdmin, link_to
 from smcp.console.pages import operation as page
 from smcp.console.pages.operation import title_of
 from smcp.console.templatetags.console import took
@@ -36,12 +35,13 @@ class OperationAdmin(ConsoleAdmin):
     empty_link = ("Deploy from the catalog", "admin:console_deploy")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Operation]:
-        return (
+        rows: QuerySet[Operation] = (
             super()
             .get_queryset(request)
             .select_related("server__tenant", "environment")
             .annotate(step_count=Count("steps"), done_count=Count("steps", filter=Q(steps__state="done")))
         )
+        return rows
 
     def posts(self) -> Sequence[tuple[str, str, Callable[..., HttpResponse]]]:
         return (("live", "console_operation_live", self.live),)
@@ -58,35 +58,39 @@ class OperationAdmin(ConsoleAdmin):
         answer.headers["SMCP-Live"] = "over" if operation.is_finished else "on"
         return answer
 
-    @display(description="Operation", ordering="id", header=True)
+    @column("Operation", ordering="id", two_lines=True)
     def operation(self, obj: Operation) -> tuple[str, str]:
         return obj.get_kind_display(), obj.id[-8:]
 
-    @display(description="Where", ordering="server__slug")
+    @column("Where", ordering="server__slug")
     def target(self, obj: Operation) -> SafeString:
         if obj.environment is None:
             return link_to(obj.server)
         return two_lines(link_to(obj.server), link_to(obj.environment))
 
-    @display(description="Tenant", ordering="tenant__slug")
+    @column("Tenant", ordering="tenant__slug")
     def tenant_link(self, obj: Operation) -> SafeString:
         return link_to(obj.server.tenant)
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Operation) -> SafeString:
         return badges.badge("operation", obj.state, obj.get_state_display())
 
-    @display(description="Steps")
+    @column("Steps")
     def progress(self, obj: Any) -> str | SafeString:
         if obj.state == Operation.State.FAILED and obj.error:
             step = title_of(str(obj.error.get("step", "")))
-            return format_html('<span class="c-bad-text" title="{}">{}</span>', obj.error.get("message", ""), step or "failed")
+            return format_html(
+                '<span class="c-bad-text" title="{}">{}</span>',
+                obj.error.get("message", ""),
+                step or "failed",
+            )
         return f"{obj.done_count} of {obj.step_count}"
 
-    @display(description="Took")
+    @column("Took")
     def duration(self, obj: Operation) -> str:
         return took(obj.created_at, obj.finished_at)
 
-    @display(description="Asked for", ordering="created_at")
+    @column("Asked for", ordering="created_at")
     def started(self, obj: Operation) -> SafeString:
         return times(obj.created_at)

@@ -9,12 +9,11 @@ from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from hosting.models import Account, Environment, Resource
 from smcp.console import badges, charts
+from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
-from smcp.console.listing import ConsoleAdmin, link_to
 from smcp.console.pages import account as page
 
 
@@ -37,31 +36,33 @@ class ResourceAdmin(ConsoleAdmin):
             .defer("account__token_sealed")
         )
 
-    @display(description="Name", ordering="name")
+    @column("Name", ordering="name")
     def name_code(self, obj: Resource) -> SafeString:
         code = format_html('<code class="c-code">{}</code>', obj.name)
         if obj.cloudflare_id and obj.cloudflare_id != obj.name:
             return two_lines(code, format_html('<code class="c-code">{}</code>', obj.cloudflare_id))
         return code
 
-    @display(description="Kind", ordering="kind")
+    @column("Kind", ordering="kind")
     def kind_word(self, obj: Resource) -> str:
         return page.kind_label(obj.kind)
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Resource) -> SafeString:
         return badges.badge("resource", obj.state, obj.get_state_display())
 
-    @display(description="Environment", ordering="environment__server__slug")
+    @column("Environment", ordering="environment__server__slug")
     def where(self, obj: Resource) -> SafeString:
         server = obj.environment.server
-        return two_lines(link_to(obj.environment, f"{server.slug} / {obj.environment.slug}"), server.tenant.slug)
+        return two_lines(
+            link_to(obj.environment, f"{server.slug} / {obj.environment.slug}"), server.tenant.slug
+        )
 
-    @display(description="Account", ordering="account__name")
+    @column("Account", ordering="account__name")
     def account_link(self, obj: Resource) -> SafeString:
         return link_to(obj.account)
 
-    @display(description="Created", ordering="id")
+    @column("Created", ordering="id")
     def created(self, obj: Resource) -> SafeString:
         return times(obj.created_at)
 
@@ -71,9 +72,10 @@ class AccountAdmin(ConsoleAdmin):
     list_display = ("account", "state_badge", "ready", "room", "namespace", "created")
     list_display_links = ("account",)
     search_fields = ("name", "cloudflare_account_id")
+    search_help_text = "Search by name or Cloudflare's id"
     page_template = "console/account.html"
     empty_title = "No account connected"
-    empty_text = "Servers run in a Cloudflare account or in the local edge. `make up` connects the one named by CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN."
+    empty_text = "Servers run in a Cloudflare account or in the local edge. “make up” connects the one named by CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
         used = (
@@ -84,34 +86,40 @@ class AccountAdmin(ConsoleAdmin):
             .annotate(n=Count("pk"))
             .values("n")
         )
-        return super().get_queryset(request).defer("token_sealed").annotate(used=Subquery(used))
+        rows: QuerySet[Account] = (
+            super().get_queryset(request).defer("token_sealed").annotate(used=Subquery(used))
+        )
+        return rows
 
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         return page.context(obj)
 
-    @display(description="Account", ordering="name", header=True)
+    @column("Account", ordering="name", two_lines=True)
     def account(self, obj: Account) -> tuple[str, str]:
         return obj.name, obj.cloudflare_account_id
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Account) -> SafeString:
         return badges.badge("account", obj.state, obj.get_state_display())
 
-    @display(description="Ready since", ordering="ready_at")
+    @column("Ready since", ordering="ready_at")
     def ready(self, obj: Account) -> SafeString:
         return times(obj.ready_at)
 
-    @display(description="Environments", ordering="used")
+    @column("Environments", ordering="used")
     def room(self, obj: Any) -> SafeString:
         used = obj.used or 0
         return format_html(
-            '<span class="c-room">{}<span>{} of {}</span></span>', charts.meter(used, obj.capacity), used, obj.capacity
+            '<span class="c-room">{}<span>{} of {}</span></span>',
+            charts.meter(used, obj.capacity),
+            used,
+            obj.capacity,
         )
 
-    @display(description="Dispatch namespace")
+    @column("Dispatch namespace")
     def namespace(self, obj: Account) -> SafeString:
         return format_html('<code class="c-code">{}</code>', obj.dispatch_namespace)
 
-    @display(description="Connected", ordering="created_at")
+    @column("Connected", ordering="created_at")
     def created(self, obj: Account) -> SafeString:
         return times(obj.created_at)

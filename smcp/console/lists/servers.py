@@ -10,13 +10,12 @@ from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from hosting.models import Deployment, Environment, Server, Version
 from smcp.console import badges
 from smcp.console.actions import deployments, servers
+from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import health_counts, health_summary, times, two_lines
-from smcp.console.listing import ConsoleAdmin, link_to
 from smcp.console.pages import environment as environment_page
 from smcp.console.pages import server as server_page
 from smcp.console.pages import version as version_page
@@ -27,7 +26,15 @@ DEPLOY = ("Deploy from the catalog", "admin:console_deploy")
 
 @admin.register(Server)
 class ServerAdmin(ConsoleAdmin):
-    list_display = ("server", "tenant_link", "kind_word", "state_badge", "environment_links", "health", "deployed")
+    list_display = (
+        "server",
+        "tenant_link",
+        "kind_word",
+        "state_badge",
+        "environment_links",
+        "health",
+        "deployed",
+    )
     list_display_links = ("server",)
     list_filter = ("kind", "catalog_slug")
     search_fields = ("slug", "name", "tenant__slug", "tenant__name")
@@ -40,15 +47,18 @@ class ServerAdmin(ConsoleAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Server]:
         deployed = (
-            Deployment.objects.filter(environment__server=OuterRef("pk")).order_by("-id").values("created_at")[:1]
+            Deployment.objects.filter(environment__server=OuterRef("pk"))
+            .order_by("-id")
+            .values("created_at")[:1]
         )
-        return (
+        rows: QuerySet[Server] = (
             super()
             .get_queryset(request)
             .select_related("tenant")
             .prefetch_related("environments")
             .annotate(deployed_at=Subquery(deployed), **health_counts("server"))
         )
+        return rows
 
     def posts(self) -> Sequence[tuple[str, str, Callable[..., HttpResponse]]]:
         return (
@@ -60,23 +70,27 @@ class ServerAdmin(ConsoleAdmin):
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         return server_page.context(obj)
 
-    @display(description="Server", ordering="slug", header=True)
+    @column("Server", ordering="slug", two_lines=True)
     def server(self, obj: Server) -> tuple[str, str]:
         return obj.name, obj.slug
 
-    @display(description="Tenant", ordering="tenant__slug")
+    @column("Tenant", ordering="tenant__slug")
     def tenant_link(self, obj: Server) -> SafeString:
         return link_to(obj.tenant)
 
-    @display(description="Kind", ordering="kind")
+    @column("Kind", ordering="kind")
     def kind_word(self, obj: Server) -> str | SafeString:
-        return two_lines(obj.get_kind_display(), f"catalog: {obj.catalog_slug}") if obj.catalog_slug else obj.get_kind_display()
+        return (
+            two_lines(obj.get_kind_display(), f"catalog: {obj.catalog_slug}")
+            if obj.catalog_slug
+            else obj.get_kind_display()
+        )
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Server) -> SafeString:
         return badges.badge("server", obj.state, obj.get_state_display())
 
-    @display(description="Environments")
+    @column("Environments")
     def environment_links(self, obj: Server) -> SafeString:
         shown = [e for e in obj.environments.all() if e.state != Environment.State.RETIRED]
         if not shown:
@@ -85,18 +99,26 @@ class ServerAdmin(ConsoleAdmin):
             '<span class="c-links">{}</span>', format_html_join("", "{}", [(link_to(e),) for e in shown])
         )
 
-    @display(description="Health")
+    @column("Health")
     def health(self, obj: Any) -> SafeString:
         return health_summary(obj.healthy_count, obj.slow_count, obj.unhealthy_count, obj.unknown_count)
 
-    @display(description="Last deploy", ordering="deployed_at")
+    @column("Last deploy", ordering="deployed_at")
     def deployed(self, obj: Any) -> SafeString:
         return times(obj.deployed_at)
 
 
 @admin.register(Environment)
 class EnvironmentAdmin(ConsoleAdmin):
-    list_display = ("environment", "tenant_link", "state_badge", "health_badge", "serving", "access_words", "account")
+    list_display = (
+        "environment",
+        "tenant_link",
+        "state_badge",
+        "health_badge",
+        "serving",
+        "access_words",
+        "account",
+    )
     list_display_links = ("environment",)
     list_filter = ("slug", "account")
     search_fields = ("slug", "server__slug", "server__name", "tenant__slug")
@@ -120,13 +142,14 @@ class EnvironmentAdmin(ConsoleAdmin):
             .annotate(n=Count("targets"))
             .values("n")
         )
-        return (
+        rows: QuerySet[Environment] = (
             super()
             .get_queryset(request)
             .select_related("server__tenant", "account", "health")
             .defer("account__token_sealed")
             .annotate(serving_version=Subquery(serving[:1]), serving_count=Subquery(targets))
         )
+        return rows
 
     def posts(self) -> Sequence[tuple[str, str, Callable[..., HttpResponse]]]:
         return (
@@ -137,38 +160,49 @@ class EnvironmentAdmin(ConsoleAdmin):
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         return environment_page.context(obj, shown_range=request.GET.get("range", ""))
 
-    @display(description="Environment", ordering="server__slug", header=True)
+    @column("Environment", ordering="server__slug", two_lines=True)
     def environment(self, obj: Environment) -> tuple[str, str]:
         return obj.server.slug, obj.slug
 
-    @display(description="Tenant", ordering="tenant__slug")
+    @column("Tenant", ordering="tenant__slug")
     def tenant_link(self, obj: Environment) -> SafeString:
         return link_to(obj.server.tenant)
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Environment) -> SafeString:
         return badges.badge("environment", obj.state, obj.get_state_display())
 
-    @display(description="Health", ordering="health__state")
+    @column("Health", ordering="health__state")
     def health_badge(self, obj: Environment) -> SafeString:
         health = getattr(obj, "health", None)
         return badges.badge("health", health.state, health.get_state_display()) if health else link_to(None)
 
-    @display(description="Serving", ordering="serving_version")
+    @column("Serving", ordering="serving_version")
     def serving(self, obj: Any) -> str | SafeString:
         if obj.serving_version is None:
             return format_html('<span class="c-none">{}</span>', "nothing yet")
         more = (obj.serving_count or 1) - 1
         return f"v{obj.serving_version}" + (f" and {more} more" if more else "")
 
-    @display(description="Who may call")
+    @column("Who may call")
     def access_words(self, obj: Environment) -> str:
-        return ", ".join(Environment.Access(a).label for a in obj.access if a in Environment.Access.values) or "nobody"
+        return (
+            ", ".join(Environment.Access(a).label for a in obj.access if a in Environment.Access.values)
+            or "nobody"
+        )
 
 
 @admin.register(Version)
 class VersionAdmin(ConsoleAdmin):
-    list_display = ("version", "server_link", "digest_short", "size_word", "compatibility_date", "module_count", "created")
+    list_display = (
+        "version",
+        "server_link",
+        "digest_short",
+        "size_word",
+        "compatibility_date",
+        "module_count",
+        "created",
+    )
     list_display_links = ("version",)
     search_fields = ("server__slug", "tenant__slug", "digest")
     search_help_text = "Search by server, tenant or digest"
@@ -184,26 +218,26 @@ class VersionAdmin(ConsoleAdmin):
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         return version_page.context(obj)
 
-    @display(description="Version", ordering="number", header=True)
+    @column("Version", ordering="number", two_lines=True)
     def version(self, obj: Version) -> tuple[str, str]:
         return str(obj), str(obj.annotations.get("message") or obj.annotations.get("tag") or "")
 
-    @display(description="Server", ordering="server__slug")
+    @column("Server", ordering="server__slug")
     def server_link(self, obj: Version) -> SafeString:
         return two_lines(link_to(obj.server), obj.server.tenant.slug)
 
-    @display(description="Digest")
+    @column("Digest")
     def digest_short(self, obj: Version) -> SafeString:
         return short(obj.digest)
 
-    @display(description="Size", ordering="size_bytes")
+    @column("Size", ordering="size_bytes")
     def size_word(self, obj: Version) -> str:
         return size(obj.size_bytes)
 
-    @display(description="Modules")
+    @column("Modules")
     def module_count(self, obj: Version) -> int:
         return len(obj.modules)
 
-    @display(description="Uploaded", ordering="id")
+    @column("Uploaded", ordering="id")
     def created(self, obj: Version) -> SafeString:
         return times(obj.created_at)

@@ -10,13 +10,12 @@ from django.db.models import Count, F, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from hosting.models import Server
 from smcp.console import badges
 from smcp.console.actions import tenants as acts
+from smcp.console.listing import ConsoleAdmin, column
 from smcp.console.lists.cells import health_counts, health_summary, times
-from smcp.console.listing import ConsoleAdmin
 from smcp.console.pages import tenant as page
 from tenants.models import Tenant
 
@@ -43,7 +42,10 @@ class TenantAdmin(ConsoleAdmin):
             .annotate(n=Count("pk"))
             .values("n")
         )
-        return super().get_queryset(request).annotate(server_count=Subquery(servers), **health_counts("tenant"))
+        rows: QuerySet[Tenant] = (
+            super().get_queryset(request).annotate(server_count=Subquery(servers), **health_counts("tenant"))
+        )
+        return rows
 
     def get_urls(self) -> list[URLPattern]:
         create = path("new/", self.admin_site.admin_view(self.create), name="console_create_tenant")
@@ -67,23 +69,22 @@ class TenantAdmin(ConsoleAdmin):
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         return page.context(obj)
 
-    @display(description="Tenant", ordering="slug", header=True)
+    @column("Tenant", ordering="slug", two_lines=True)
     def tenant(self, obj: Tenant) -> tuple[str, str]:
         return obj.name, obj.slug
 
-    @display(description="State", ordering="state")
+    @column("State", ordering="state")
     def state_badge(self, obj: Tenant) -> SafeString:
         return badges.badge("tenant", obj.state, obj.get_state_display())
 
-    @display(description="Servers", ordering=F("server_count").desc(nulls_last=True))
+    @column("Servers", ordering=F("server_count").desc(nulls_last=True))
     def servers(self, obj: Any) -> int:
         return obj.server_count or 0
 
-    @display(description="Health")
+    @column("Health")
     def health(self, obj: Any) -> SafeString:
         return health_summary(obj.healthy_count, obj.slow_count, obj.unhealthy_count, obj.unknown_count)
 
-    @display(description="Created", ordering="created_at")
+    @column("Created", ordering="created_at")
     def created(self, obj: Tenant) -> SafeString:
         return times(obj.created_at)
-

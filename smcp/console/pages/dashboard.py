@@ -45,7 +45,7 @@ def context() -> dict[str, Any]:
         "servers": servers,
         "health": _health(),
         "chart": charts.latency_chart(buckets),
-        "spark": charts.sparkline([float(b.requests) for b in buckets]),
+        "spark": charts.sparkline([float(b.requests) for b in buckets[:-1]]),
         "requests": requests,
         "failures": failures,
         "failure_share": 100 * failures / requests if requests else 0.0,
@@ -84,7 +84,7 @@ def _health() -> dict[str, Any]:
         (Health.UNHEALTHY, "bad"),
         (Health.UNKNOWN, "quiet"),
     ]
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"state": state.value, "tone": tone, "label": state.label, "n": rows.get(state.value, 0)}
         for state, tone in order
     ]
@@ -140,7 +140,7 @@ def _first_steps(*, has_account: bool, has_tenant: bool, has_server: bool) -> li
         {
             "done": has_account,
             "title": "Connect an account",
-            "text": "Servers run in a Cloudflare account, or in the local edge. `make up` connects one; its state stands under Accounts.",
+            "text": "Servers run in a Cloudflare account, or in the local edge. “make up” connects one; its state stands under Accounts.",
             "link": "admin:hosting_account_changelist",
             "action": "Open Accounts",
         },

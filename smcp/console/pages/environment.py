@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.utils import timezone
+
 from hosting.dataplane.contract import Limits
 from hosting.models import Deployment, Environment, Operation, Release
 from smcp.console import charts
@@ -33,14 +35,17 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
     )
     active = next((d for d in deployments if d.is_active), None) or _active(environment)
     serving = {t.release_id: t.percentage for t in active.targets.all()} if active else {}
+    health = getattr(environment, "health", None)
+    newest = {t.release.number for t in active.targets.all()} if active else set()
     releases = list(environment.releases.select_related("version")[:20])
     secrets = list(environment.secrets.filter(is_current=True))
     return {
         "title": environment.slug,
-        "environment": environment,
+        "here": environment,  # the theme has a use of its own for the name `environment`
         "server": environment.server,
         "endpoint": endpoint_of(environment),
-        "health": getattr(environment, "health", None),
+        "health": health,
+        "next_look": max(health.next_probe_at, timezone.now()) if health else None,
         "range": shown_range,
         "ranges": [(name, label) for name, (_, _, label) in RANGES.items()],
         "range_words": words,
@@ -53,7 +58,7 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
         "max_ms": max((b.max_ms or 0.0 for b in buckets), default=0.0) if requests else None,
         "active": active,
         "deployments": deployments,
-        "releases": [_release(r, serving) for r in releases],
+        "releases": [_release(r, serving, newest) for r in releases],
         "versions": environment.server.versions.all()[:20],
         "bindings": environment.bindings.select_related("resource"),
         "unbound": environment.resources.filter(bindings=None).exclude(state="deleted"),
@@ -76,16 +81,19 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
 
 
 def _active(environment: Environment) -> Deployment | None:
-    return environment.deployments.filter(is_active=True).prefetch_related("targets__release__version").first()
+    return (
+        environment.deployments.filter(is_active=True).prefetch_related("targets__release__version").first()
+    )
 
 
-def _release(release: Release, serving: dict[str, Any]) -> dict[str, Any]:
+def _release(release: Release, serving: dict[str, Any], newest: set[int]) -> dict[str, Any]:
     share = serving.get(release.id)
     return {
         "row": release,
         "share": share,
         # Any older release can come back: its version is deployed again, under a new release when its script is gone.
         "can_return": share is None,
+        "word": "Roll back" if release.number < max(newest, default=0) else "Go forward",
     }
 
 

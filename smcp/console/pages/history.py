@@ -22,7 +22,7 @@ def buckets(
     width = timedelta(hours=hours) / count
     end = _floor(now or timezone.now(), width) + width
     start = end - width * count
-    rows: dict[datetime, dict[str, Any]] = {
+    rows: dict[datetime, Any] = {
         row["bucket"]: row
         for row in samples.filter(minute__gte=start, minute__lt=end)
         .order_by()
@@ -37,13 +37,16 @@ def buckets(
         )
         .values("bucket")
         .annotate(
-            asked=Sum("requests"), failed=Sum("failures"), spent=Sum("latency_ms_sum"), most=Max("latency_ms_max")
+            asked=Sum("requests"),
+            failed=Sum("failures"),
+            spent=Sum("latency_ms_sum"),
+            most=Max("latency_ms_max"),
         )
     }
     return [_bucket(start + width * i, rows.get(start + width * i)) for i in range(count)]
 
 
-def _bucket(at: datetime, row: dict[str, Any] | None) -> Bucket:
+def _bucket(at: datetime, row: Any) -> Bucket:
     if row is None or not row["asked"]:
         return Bucket(at=at)
     return Bucket(

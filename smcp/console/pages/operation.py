@@ -66,12 +66,19 @@ def context(operation: Operation) -> dict[str, Any]:
         "operation": operation,
         "steps": steps,
         "done": done,
+        "stopped_at": _stopped_at(operation, steps),
         "error": error,
         "failed_step": title_of(error["step"]) if error.get("step") else "",
         "people": describe([operation.requested_by]),
         "targets": targets_of(operation),
         "duration_end": operation.finished_at,
     }
+
+
+def _stopped_at(operation: Operation, steps: list[StepView]) -> int | None:
+    """Counted from one; None while it goes on, or went well."""
+    failed = (n for n, step in enumerate(steps, 1) if step.row.state == Step.State.FAILED)
+    return next(failed, None) if operation.state == Operation.State.FAILED else None
 
 
 def targets_of(operation: Operation) -> list[dict[str, Any]]:

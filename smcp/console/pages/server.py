@@ -27,6 +27,7 @@ def context(server: Server) -> dict[str, Any]:
         )
         .order_by("slug")
     )
+    environments.sort(key=lambda e: (e.slug != "production", e.slug))
     versions = list(server.versions.all()[:20])
     return {
         "title": server.name,
@@ -44,7 +45,9 @@ def context(server: Server) -> dict[str, Any]:
 
 def _environment(environment: Environment) -> dict[str, Any]:
     active = getattr(environment, "active", [])
-    buckets = history.buckets(environment.latencies.filter(tenant_id=environment.tenant_id), hours=24, count=48)
+    buckets = history.buckets(
+        environment.latencies.filter(tenant_id=environment.tenant_id), hours=24, count=48
+    )
     return {
         "row": environment,
         "endpoint": endpoint_of(environment),

@@ -20,9 +20,9 @@ def context(version: Version) -> dict[str, Any]:
         "migrations": json.dumps(version.migrations, indent=2) if version.migrations else "",
         "annotations": version.annotations,
         "tools": [t for t in contract.get("tools", []) if isinstance(t, dict)],
-        "releases": Release.objects.filter(
-            tenant_id=version.tenant_id, version=version
-        ).select_related("environment__server")[:20],
+        "releases": Release.objects.filter(tenant_id=version.tenant_id, version=version).select_related(
+            "environment__server"
+        )[:20],
         "environments": version.server.environments.filter(state="active").order_by("slug"),
         "people": describe([version.created_by]),
     }

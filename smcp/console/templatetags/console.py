@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +37,9 @@ def exact(at: datetime | None) -> str:
     return f"{at:%-d %b %Y, %H:%M:%S} UTC" if at else ""
 
 
+_UNITS = ((60, 1, "second"), (3600, 60, "minute"), (86400, 3600, "hour"), (math.inf, 86400, "day"))
+
+
 def relative(at: datetime, now: datetime) -> str:
     """The words for a distance in time; console.js says the same ones."""
     seconds = (now - at).total_seconds()
@@ -44,12 +48,8 @@ def relative(at: datetime, now: datetime) -> str:
         return "just now" if past else "in a moment"
     if length > 45 * 86400:
         return f"{at:%-d %b %Y}"
-    for limit, size, word in ((60, 1, "second"), (3600, 60, "minute"), (86400, 3600, "hour")):
-        if length < limit:
-            break
-    else:
-        size, word = 86400, "day"
-    n = int(length // size)
+    unit, word = next((unit, word) for limit, unit, word in _UNITS if length < limit)
+    n = int(length // unit)
     text = f"{n} {word}{'' if n == 1 else 's'}"
     return f"{text} ago" if past else f"in {text}"
 
@@ -142,6 +142,12 @@ def url(obj: Model) -> str:
 def short(digest: str) -> SafeString:
     """The first characters of a long id, the whole of it on hover."""
     return format_html('<code class="c-code" title="{}">{}</code>', digest, digest[:12])
+
+
+@register.filter
+def tail(name: str) -> SafeString:
+    """The end of a generated name, where it differs from its siblings; the whole of it on hover."""
+    return format_html('<code class="c-code" title="{}">…{}</code>', name, name[-8:])
 
 
 @register.filter

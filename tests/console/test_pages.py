@@ -1,0 +1,115 @@
+"""Every page, empty and full, wide and narrow, light and dark: it renders, complains of nothing and fits the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tenants.models import User
+from tests.console.conftest import Visitor
+from tests.console.pages import LISTS
+from tests.console.world import World
+
+pytestmark = pytest.mark.browser
+
+
+def fits(page: Page) -> bool:
+    """Nothing sticks out to the right."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_every_page_of_a_busy_platform_renders(
+    visit: Callable[..., Visitor], world: World, width: int, scheme: str
+) -> None:
+    visitor = visit(width=width, scheme=scheme)
+    visitor.sign_in(world.operator)
+    expect(visitor.page).to_have_title("Dashboard · SMCP")
+    details = (
+        f"/tenants/tenant/{world.tenant.id}/",
+        f"/tenants/tenant/{world.tenant.id}/keys/new/",
+        f"/hosting/server/{world.server.id}/",
+        f"/hosting/environment/{world.environment.id}/",
+        f"/hosting/environment/{world.environment.id}/?range=30d",
+        f"/hosting/version/{world.version.id}/",
+        f"/hosting/operation/{world.running.id}/",
+        f"/hosting/operation/{world.failed.id}/",
+        f"/hosting/account/{world.account.id}/",
+    )
+    for path in ("/", "/deploy/", "/tenants/tenant/new/", *LISTS, *details):
+        page = visitor.open(path)
+        expect(page.locator("#content")).to_be_visible()
+        assert fits(page), f"{path} is wider than the screen"
+
+
+def test_every_page_of_an_empty_platform_says_what_to_do_next(
+    visit: Callable[..., Visitor], empty_console: str
+) -> None:
+    visitor = visit(empty_console)
+    visitor.sign_in(User(email="empty@example.com"))
+    expect(visitor.page.get_by_role("heading", name="Three steps to the first server")).to_be_visible()
+    for path in LISTS:
+        page = visitor.open(path)
+        expect(page.locator(".c-empty h2")).to_be_visible()
+    page = visitor.open("/deploy/")
+    page.locator("#content").get_by_role("link", name="Create a tenant").click()
+    expect(page).to_have_title("Create a tenant · SMCP")
+
+
+def test_the_dashboard_counts_and_names_what_is_wrong(visitor: Visitor, world: World) -> None:
+    page = visitor.open("/")
+    expect(page.locator(".c-tile", has_text="Tenants")).to_be_visible()
+    expect(page.locator(".c-chart")).to_be_visible()
+    running = page.locator(f'a[href="/hosting/operation/{world.running.id}/"]')
+    expect(running).to_contain_text("Deploy calculator")
+    expect(running).to_contain_text("5 of 9")
+    expect(page.locator(f'a[href="/hosting/operation/{world.failed.id}/"]')).to_contain_text(
+        "ROWS is not defined"
+    )
+
+
+def test_lists_find_what_is_searched_and_narrow_by_state(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/tenants/tenant/?q={world.tenant.slug}")
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    page = visitor.open("/tenants/tenant/?q=nothing-like-this")
+    expect(page.get_by_role("heading", name="Nothing matches")).to_be_visible()
+    page = visitor.open(f"/hosting/operation/?server__id__exact={world.server.id}")
+    expect(page.locator("#result_list tbody tr")).to_have_count(3)
+    page.locator(".c-chip", has_text="Failed").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator("#result_list [data-state=failed]")).to_be_visible()
+
+
+def test_the_endpoint_can_be_copied_with_settings_for_clients(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy endpoint").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    endpoint = page.evaluate("navigator.clipboard.readText()")
+    assert endpoint.endswith(f"/{world.tenant.slug}/calculator/mcp")
+    page.get_by_text("Connect a client").click()
+    expect(page.get_by_text('"mcpServers"')).to_be_visible()
+
+
+def test_secrets_and_tokens_are_on_no_page(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    expect(page.get_by_text("STRIPE_KEY")).to_be_visible()
+    assert "a-secret" not in page.content()
+    sealed = world.environment.secrets.first()
+    assert sealed is None or sealed.sealed not in page.content()
+    page = visitor.open(f"/hosting/account/{world.account.id}/")
+    assert world.account.token_sealed not in page.content()
+
+
+def test_an_unknown_object_is_a_page_that_leads_back(visit: Callable[..., Visitor], operator: User) -> None:
+    visitor = visit()
+    visitor.sign_in(operator)
+    expect(visitor.page).to_have_title("Dashboard · SMCP")
+    visitor.open("/hosting/server/01aaaaaaaaaaaaaaaaaaaaaaaa/")
+    expect(visitor.page.get_by_role("heading", name="Not found")).to_be_visible()
+    visitor.page.get_by_role("link", name="Back to the dashboard").click()
+    expect(visitor.page).to_have_title("Dashboard · SMCP")
+    assert all("404" in complaint for complaint in visitor.complaints)
+    visitor.complaints.clear()

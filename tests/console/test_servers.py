@@ -1,0 +1,126 @@
+"""Servers in the console: suspended, deployed, rolled back, retired, and made from the catalog."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from hosting.models import Environment, Operation, Server
+from smcp.common.ids import new_id
+from smcp.common.tenancy import as_system
+from tenants.models import Tenant
+from tests import factories
+from tests.console.conftest import Visitor
+from tests.console.world import World
+
+pytestmark = pytest.mark.browser
+OPERATION_PAGE = re.compile(r"/hosting/operation/[0-9a-z]{26}/$")
+
+
+def finish(operation: Operation) -> None:
+    """Out of the way: one Operation at a time changes an Environment."""
+    with as_system():
+        Operation.objects.filter(id=operation.id).update(state=Operation.State.SUCCEEDED)
+
+
+def test_a_server_is_suspended_with_a_reason_and_resumed(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/server/{world.server.id}/")
+    page.get_by_role("button", name="Suspend").click()
+    page.get_by_role("dialog").get_by_label("Reason").fill("It sends spam")
+    page.get_by_role("dialog").get_by_role("button", name="Suspend").click()
+    expect(page.get_by_text("Its endpoints answer 403: “It sends spam”")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("serves again")).to_be_visible()
+    with as_system():
+        world.server.refresh_from_db()
+    assert world.server.state == Server.State.ACTIVE
+
+
+def test_retiring_needs_the_slug_typed(visitor: Visitor, world: World) -> None:
+    finish(world.running)
+    page = visitor.open(f"/hosting/server/{world.server.id}/")
+    page.get_by_role("button", name="Retire").click()
+    dialog = page.get_by_role("dialog")
+    confirm = dialog.get_by_role("button", name="Retire for good")
+    expect(confirm).to_be_disabled()
+    dialog.get_by_role("textbox").fill("calculato")
+    expect(confirm).to_be_disabled()
+    dialog.get_by_role("textbox").fill("calculator")
+    confirm.click()
+    page.wait_for_url(OPERATION_PAGE)
+    expect(page.get_by_role("heading", name="Retire Calculator", exact=True)).to_be_visible()
+    with as_system():
+        world.server.refresh_from_db()
+    assert world.server.state == Server.State.RETIRING
+
+
+def test_the_server_checks_the_typed_slug_too(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/server/{world.server.id}/")
+    page.get_by_role("button", name="Retire").click()
+    form = page.get_by_role("dialog").locator("form")
+    form.get_by_role("textbox").fill("something else")
+    form.evaluate("form => HTMLFormElement.prototype.submit.call(form)")
+    expect(page.get_by_text("Nothing was retired")).to_be_visible()
+    with as_system():
+        world.server.refresh_from_db()
+    assert world.server.state == Server.State.ACTIVE
+
+
+def test_a_release_is_rolled_back_by_a_click_and_lands_on_the_live_operation(
+    visitor: Visitor, world: World
+) -> None:
+    finish(world.running)
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    page.locator("#releases tr", has_text="r1").get_by_role("button", name="Roll back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Roll back to v1").click()
+    page.wait_for_url(OPERATION_PAGE)
+    expect(page.locator(".c-steps")).to_contain_text("Publish the route")
+    with as_system():
+        operation = Operation.objects.filter(environment=world.environment).order_by("-id")[0]
+    assert operation.requested_by == f"user:{world.operator.id}"
+    assert [target["number"] for target in operation.input["targets"]] == [1]
+
+
+def test_a_second_deploy_at_once_is_refused_with_a_sentence(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    page.get_by_role("button", name="Deploy a version").click()
+    page.get_by_role("dialog").get_by_role("button", name="Deploy").click()
+    expect(page.get_by_text("A deploy is under way")).to_be_visible()
+    expect(page).to_have_url(re.compile(f"/hosting/environment/{world.environment.id}/$"))
+
+
+@pytest.fixture
+def tenant(operator: object) -> Tenant:
+    with as_system():
+        factories.make_account()
+        return factories.make_tenant(name=f"Tenant {new_id()[-6:]}")
+
+
+def test_a_catalog_entry_is_deployed_by_a_click_and_lands_on_the_live_operation(
+    visitor: Visitor, tenant: Tenant
+) -> None:
+    page = visitor.open(f"/deploy/?tenant={tenant.id}")
+    expect(page.get_by_label("Tenant")).to_have_value(tenant.id)
+    page.get_by_label("Slug").fill("my-starter")
+    page.get_by_role("button", name="Deploy", exact=True).click()
+    page.wait_for_url(OPERATION_PAGE)
+    expect(page.get_by_text("Upload the code")).to_be_visible()
+    with as_system():
+        server = Server.objects.get(tenant=tenant)
+        operation = Operation.objects.get(tenant=tenant)
+        environment = Environment.objects.get(tenant=tenant)
+    assert (server.slug, server.catalog_slug) == ("my-starter", "starter")
+    assert (operation.kind, operation.environment_id) == (Operation.Kind.DEPLOY, environment.id)
+
+
+def test_a_taken_slug_is_refused_at_its_field_and_makes_nothing(visitor: Visitor, tenant: Tenant) -> None:
+    with as_system():
+        factories.make_server(tenant, "starter")
+    page = visitor.open(f"/deploy/?tenant={tenant.id}")
+    page.get_by_role("button", name="Deploy", exact=True).click()
+    expect(page.locator(".c-field-bad .c-error")).to_contain_text("Taken")
+    with as_system():
+        assert not Operation.objects.filter(tenant=tenant).exists()
