@@ -21,6 +21,7 @@ INSTALLATION = env.text("SMCP_INSTALLATION", "dev")
 API_URL = env.text("SMCP_API_URL", "http://127.0.0.1:8000")
 CONSOLE_URL = env.text("SMCP_CONSOLE_URL", "http://127.0.0.1:8001")
 GATEWAY_URL = env.text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080")
+PROBE_URL = env.text("SMCP_PROBE_URL", GATEWAY_URL)  # the gateway as the monitors reach it
 GATEWAY_DOMAIN = env.text("SMCP_GATEWAY_DOMAIN", "mcp.localhost")
 REDIS_URL = env.text("REDIS_URL", "redis://127.0.0.1:6380/0")
 DATAPLANE_REDIS_URL = env.text("SMCP_DATAPLANE_REDIS_URL", REDIS_URL)

@@ -89,7 +89,7 @@ def claim_due(*, now: datetime, limit: int) -> list[Address]:
         Address(
             tenant=row.tenant_id,
             environment=row.environment_id,
-            url=f"{settings.GATEWAY_URL}/{row.tenant__slug}/{row.environment__server__slug}~{row.environment__slug}/mcp",
+            url=f"{settings.PROBE_URL}/{row.tenant__slug}/{row.environment__server__slug}~{row.environment__slug}/mcp",
             era="modern" if "modern" in eras.get(row.environment_id, []) else "legacy",
         )
         for row in due

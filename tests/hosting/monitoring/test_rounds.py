@@ -52,7 +52,7 @@ def test_a_probe_takes_the_users_path_in_the_era_the_server_speaks(deployed):
     due = claimed(now)
     with as_system():
         tenant = Tenant.objects.get(id=both.tenant_id)
-    assert due[both.id].url == f"{settings.GATEWAY_URL}/{tenant.slug}/weather~production/mcp"
+    assert due[both.id].url == f"{settings.PROBE_URL}/{tenant.slug}/weather~production/mcp"
     assert (due[both.id].era, due[legacy.id].era) == ("modern", "legacy")
 
 
