@@ -41,6 +41,11 @@ class OwnProcess:
     def is_running(self) -> bool:
         return self._child is not None and self._child.exit_code() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
     def stop(self) -> None:
         if self._child:
             self._child.stop()

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
+from collections.abc import Iterator
 
-from tests.restdoor import RestDoor, TenantAtTheDoor, make_room, make_tenant
+import pytest
+from django.utils import timezone
+
+from hosting.models import Account, Operation
+from smcp.common.tenancy import as_system
+from smcp.stack.postgres import Postgres
+from smcp.stack.redis import Redis
+from tests.parts import ROOT, Parts, PlatformEdge
+from tests.restdoor import OwnProcess, RestDoor, TenantAtTheDoor, make_room, make_tenant
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -16,3 +27,47 @@ def acme(rest_door: RestDoor, committed_db: None) -> TenantAtTheDoor:
 @pytest.fixture
 def other(rest_door: RestDoor, committed_db: None) -> TenantAtTheDoor:
     return make_tenant(rest_door)
+
+
+@pytest.fixture(scope="session")
+def worker(parts: Parts, postgres: Postgres, redis_server: Redis, edge: PlatformEdge) -> Iterator[OwnProcess]:
+    """A Celery worker beside the edge, with the edge's account made ready as an operator does it."""
+    environ = parts.environ("system")
+    ready = subprocess.run(
+        [sys.executable, "manage.py", "ensure_account"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ready.returncode == 0, ready.stdout + ready.stderr
+    flags = ("--loglevel", "info", "--concurrency", "2", "--without-gossip", "--without-mingle")
+    process = OwnProcess("worker", "-m", "celery", "--app", "smcp.celery", "worker", *flags, environ=environ)
+    process.start()
+    wait_for(lambda: any(" ready" in line for line in process.said), 60, what="the worker to be ready")
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def busy_acme(worker: OwnProcess, rest_door: RestDoor, committed_db: None) -> Iterator[TenantAtTheDoor]:
+    """A tenant whose servers are really deployed: all other accounts are closed meanwhile."""
+    with as_system():
+        closed = Account.objects.exclude(ready_at=None).exclude(name="default")
+        closed_ids = list(closed.filter(state=Account.State.OPEN).values_list("id", flat=True))
+        Account.objects.filter(id__in=closed_ids).update(state=Account.State.FULL)
+    yield make_tenant(rest_door)
+    with as_system():
+        Account.objects.filter(id__in=closed_ids).update(state=Account.State.OPEN)
+
+
+@pytest.fixture
+def ended(committed_db: None) -> Iterator[list[str]]:
+    """Tenants whose Operations nobody will carry out: they are ended afterwards, so that no worker tries."""
+    tenants: list[str] = []
+    yield tenants
+    with as_system():
+        Operation.objects.filter(tenant_id__in=tenants, finished_at=None).update(
+            state=Operation.State.FAILED, finished_at=timezone.now()
+        )
