@@ -28,7 +28,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from edge.runtime.capnp import PROTO_HEADER
-from edge.runtime.relay import Progress, answer_with, open_upstream, passed_on, target_of
+from edge.runtime.relay import Progress, answer_with, client_session, open_upstream, passed_on, target_of
 from edge.scripts.model import Script
 
 log = logging.getLogger(__name__)
@@ -138,13 +138,8 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _session(resolver: AbstractResolver) -> ClientSession:
-    return ClientSession(
-        connector=TCPConnector(resolver=resolver, use_dns_cache=False, limit=0, limit_per_host=64),
-        auto_decompress=False,
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        max_line_size=64 * 1024,
-        max_field_size=64 * 1024,
-    )
+    connector = TCPConnector(resolver=resolver, use_dns_cache=False, limit=0, limit_per_host=64)
+    return client_session(connector, may_retry=True)
 
 
 def _refusal(reason: str) -> web.Response:

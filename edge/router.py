@@ -14,6 +14,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,7 +36,7 @@ SCRIPT_HEADER = "x-edge-script"
 OPTIONS_HEADER = "x-edge-options"
 ERROR_HEADER = "x-edge-error"
 ATTEMPTS = 3
-EXIT_NOTICE_S = 1.0
+EXIT_NOTICE_S = 5.0
 THROWN_LENGTH = "21"
 CF = msgspec.json.encode(
     {"colo": "EDGE", "country": "XX", "continent": "XX", "city": "Local", "timezone": "UTC", "httpProtocol": "HTTP/1.1",
@@ -117,6 +118,11 @@ class Router:
         except Unserved as exc:
             text = f"error code: {exc.number}\n"
             return web.Response(status=exc.status, text=text, headers={"cf-ray": ray})
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("router.surprise", extra={"ray": ray})
+            return web.Response(status=500, text="error code: 1101\n", headers={"cf-ray": ray})
 
     async def dispatch(self, request: web.Request, account: str, namespace: str) -> web.StreamResponse:
         """A request a Worker of the account passes on to the script it names."""
@@ -155,7 +161,9 @@ class Router:
                     # It ended after we chose it and before it heard anything of this request.
                     continue
                 except (ClientError, OSError) as exc:
-                    raise await _why(process) from exc
+                    why = await _why(process)
+                    log.info("router.broke_off", extra={"slot": process.script.slot, "why": why.kind})
+                    raise why from exc
                 if is_thrown(upstream):
                     upstream.release()
                     raise Threw
@@ -174,12 +182,11 @@ async def _ready(worker: Worker) -> Process:
 
 
 async def _why(process: Process) -> Unserved:
-    """Why a process broke off: it usually died, which is noticed a moment later."""
-    try:
-        async with asyncio.timeout(EXIT_NOTICE_S):
-            await process.exited.wait()
-    except TimeoutError:
-        return Unserved()
+    """Why a process broke off. Its connections end before it does, and a crowded machine takes its time in between."""
+    if not process.died_of:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_NOTICE_S):
+                await process.exited.wait()
     return {"cpu": OutOfCpu, "memory": OutOfMemory}.get(process.died_of, Unserved)()
 
 

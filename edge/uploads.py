@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from edge.runtime.capnp import ENTRY_NAME, MODULE_KINDS
 from edge.scripts.errors import InvalidUpload, UploadTooLarge
@@ -68,8 +69,10 @@ async def receive_upload(
                     raise InvalidUpload(f'Module "{module.name}" was uploaded twice.')
                 modules[module.name] = module
                 left -= module.size
-        except ValueError as exc:
+        except (ValueError, HttpProcessingError) as exc:
             raise InvalidUpload("The multipart body is malformed.") from exc
+        except TimeoutError as exc:
+            raise InvalidUpload("The upload stalled.") from exc
         if metadata is None:
             raise InvalidUpload(f"The upload has no part named {metadata_part}.")
         await _check_size(files, list(modules.values()))
@@ -91,11 +94,8 @@ async def _parts(reader: MultipartReader) -> AsyncIterator[BodyPartReader]:
 
 async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
     while True:
-        try:
-            async with asyncio.timeout(STALLED_S):
-                chunk = await part.read_chunk(CHUNK)
-        except TimeoutError as exc:
-            raise InvalidUpload("The upload stalled.") from exc
+        async with asyncio.timeout(STALLED_S):
+            chunk = await part.read_chunk(CHUNK)
         if not chunk:
             return
         yield bytes(chunk)

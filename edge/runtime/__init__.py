@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from edge.container import Edge
-from edge.runtime.supervisor import Runtime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge.container import Edge
+    from edge.runtime.supervisor import Runtime
 
 
 def create(edge: Edge) -> Runtime:
     """The runtime of an edge; `start` it once, before anything listens."""
+    # Here, because what the supervisor is made of imports the plainer modules of this package.
+    from edge.runtime.supervisor import Runtime
+
     return Runtime(edge)

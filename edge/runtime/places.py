@@ -47,6 +47,13 @@ class ScriptPlace:
         own(path, uid)
         return RunPlace(path)
 
+    def console_end(self, length: int = 16 * 1024) -> str:
+        """The last of what the script's process printed."""
+        with suppress(OSError), self.console.open("rb") as file:
+            file.seek(max(0, self.console.stat().st_size - length))
+            return file.read(length).decode(errors="replace")
+        return ""
+
     def next_alarm_at(self) -> float | None:
         """When the earliest alarm of its Durable Objects is due, in seconds since the epoch. Call it while none runs."""
         due = [

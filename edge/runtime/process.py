@@ -27,6 +27,7 @@ from aiohttp import ClientError, ClientSession, UnixConnector, web
 from edge.runtime import capnp
 from edge.runtime.isolation import Isolation
 from edge.runtime.places import RunPlace, ScriptPlace, stat_fields
+from edge.runtime.relay import SERVER_OPTIONS, client_session
 from edge.scripts.model import Script
 from edge.scripts.modules import ModuleFiles
 
@@ -40,7 +41,8 @@ KEEP_ALIVE_S = 4.0  # less than workerd's own five seconds, so no request meets 
 DOOR_BACKLOG = 512
 OURS = "__edge_"  # in a complaint about what we added, which always follows one about the script
 PAGE = os.sysconf("SC_PAGE_SIZE")
-HEAP_FULL = re.compile(r"out of memory|heap limit", re.IGNORECASE)
+# What a script prints itself stands inside a JSON text, so it cannot begin a line like this.
+HEAP_FULL = re.compile(r'^\{"timestamp":"\d+","level":"fatal",.*heap out of memory', re.MULTILINE)
 DiedOf = Literal["", "cpu", "memory", "stopped"]
 DoorHandler = Callable[[web.Request, "Process"], Awaitable[web.StreamResponse]]
 _numbers = itertools.count(1)
@@ -105,13 +107,8 @@ class Process:
         self.place.ensure(uid)
         self._run = self.place.new_run(uid)
         try:
-            self._session = ClientSession(
-                connector=UnixConnector(self._run.address("w"), limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                max_line_size=64 * 1024,
-                max_field_size=64 * 1024,
-            )
+            connector = UnixConnector(self._run.address("w"), limit=0, keepalive_timeout=KEEP_ALIVE_S)
+            self._session = client_session(connector, may_retry=False)
             await self._open_door()
             self._write_files(uid)
             await self._spawn()
@@ -217,6 +214,11 @@ class Process:
             try:
                 assert isinstance(request, web.Request)
                 return await self._launcher.door(request, self)
+            except (web.HTTPException, ConnectionError):
+                raise
+            except Exception:
+                log.exception("runtime.door.surprise", extra={"slot": self.script.slot})
+                return web.Response(status=500, text="The edge could not answer.")
             finally:
                 self.at_door -= 1
                 self.moved()
@@ -227,11 +229,9 @@ class Process:
             request_factory=lambda message, payload, protocol, writer, task: web.Request(
                 message, payload, protocol, writer, task, loop, client_max_size=1024**2
             ),
-            handler_cancellation=True,
             access_log=None,
             keepalive_timeout=24 * 3600,
-            max_line_size=64 * 1024,
-            max_field_size=64 * 1024,
+            **SERVER_OPTIONS,
         )
         self._door = await loop.create_unix_server(self._door_server, sock=listener, backlog=DOOR_BACKLOG)
 
@@ -312,7 +312,7 @@ class Process:
         os.close(self._pidfd)
         if self._child is not None:
             self._child.wait()
-        if not self.died_of and HEAP_FULL.search(self._run.errors()):
+        if not self.died_of and HEAP_FULL.search(self.place.console_end()):
             self.died_of = "memory"
         self.exited.set()
 

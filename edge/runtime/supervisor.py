@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -60,6 +61,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Raises ConfigError when workerd cannot run here."""
+        raise_file_limit()
         await self.store.start()
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.files.ensure_directory()
@@ -151,3 +153,10 @@ class Runtime:
                 return await bindings.handle(request, self._edge, script.account, grants)
             case _:
                 return web.Response(status=403, text="This script has no such binding.")
+
+
+def raise_file_limit() -> None:
+    """Each script takes a handful of descriptors of the edge, and each open stream two more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

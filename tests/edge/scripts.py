@@ -79,15 +79,13 @@ class Stage:
         method: str = "GET",
         content: bytes | str | None = None,
         timeout_s: float = 30,
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         with httpx.Client(trust_env=False, timeout=timeout_s) as client:
             return client.request(
                 method,
                 self.edge.workers_url + path,
-                headers=self.headers(
-                    script, **{name.replace("_", "-"): value for name, value in headers.items()}
-                ),
+                headers={**self.headers(script), **(headers or {})},
                 content=content,
             )
 

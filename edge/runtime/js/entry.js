@@ -3,7 +3,8 @@ import * as script from "__MAIN__";
 import { DurableObject, WorkerEntrypoint, WorkflowEntrypoint } from "cloudflare:workers";
 
 export * from "__MAIN__";
-export default script.default;
+// A script of nothing but Durable Objects has no default export.
+export default script.default ?? {};
 
 const HANDLERS = ["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"];
 const BASES = [

@@ -95,6 +95,7 @@ const routes = {
   "/socket": () => {
     const pair = new WebSocketPair();
     pair[1].accept();
+    pair[1].binaryType = "arraybuffer";
     pair[1].addEventListener("message", (event) => pair[1].send(event.data));
     pair[1].addEventListener("close", () => pair[1].close());
     return new Response(null, { status: 101, webSocket: pair[0] });

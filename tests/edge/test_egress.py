@@ -1,0 +1,211 @@
+"""The way out of a script: only where its upload allows, never to a private address, over http and https alike."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edge.egress import is_allowed, is_public, literal
+from tests.edge.harness import ACCOUNT_A, EdgeProcess
+from tests.edge.scripts import Stage
+
+Start = Callable[..., EdgeProcess]
+
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/redirect":
+            self.send_response(302)
+            self.send_header("location", "http://127.0.0.1:1/")
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
+        edge_headers = [name for name in self.headers if name.lower().startswith("x-edge")]
+        body = f"{self.path} {self.headers.get('x-mine')} {edge_headers} {self.headers['host']}".encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A server outside the edge, over http and over https with a certificate of its own."""
+
+    http: int
+    https: int
+    certificate: Path
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    make_certificate(certificate, key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Echo) for _ in range(2)]
+    servers[1].socket = context.wrap_socket(servers[1].socket, server_side=True)
+    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    for thread in threads:
+        thread.start()
+    yield Outside(servers[0].server_port, servers[1].server_port, certificate)
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+@pytest.fixture
+def open_stage(own_edge: Start, outside: Outside) -> Iterator[Stage]:
+    """A stage whose edge lets scripts reach the outside server, when their upload allows it."""
+    flags = [f"--local-egress=localhost:{port}" for port in (outside.http, outside.https)]
+    edge = own_edge("--rate-limit", "0", *flags, environ={"SSL_CERT_FILE": str(outside.certificate)})
+    with edge.client(ACCOUNT_A) as api:
+        yield Stage(edge, api)
+
+
+def test_without_a_list_nothing_is_reached(open_stage: Stage, outside: Outside) -> None:
+    name = open_stage.deploy()
+    answer = open_stage.call(name, f"/fetch?url=http://localhost:{outside.http}/")
+    assert answer.status_code == 403
+    assert f"localhost:{outside.http} is not on the script's allow-list" in answer.text
+
+
+def test_what_the_upload_allows_is_reached_over_http_and_https(open_stage: Stage, outside: Outside) -> None:
+    allow = [f"localhost:{outside.http}", f"localhost:{outside.https}"]
+    name = open_stage.deploy(egress={"allow": allow})
+    for scheme, port in (("http", outside.http), ("https", outside.https)):
+        answer = open_stage.call(name, f"/fetch?url={scheme}://localhost:{port}/path?x=1")
+        assert (answer.status_code, answer.text) == (200, f"/path?x=1 kept [] localhost:{port}")
+
+
+def test_another_port_of_an_allowed_host_is_refused(open_stage: Stage, outside: Outside) -> None:
+    name = open_stage.deploy(egress={"allow": [f"localhost:{outside.http}"]})
+    assert open_stage.call(name, f"/fetch?url=https://localhost:{outside.https}/").status_code == 403
+    assert open_stage.call(name, "/fetch?url=http://localhost/").status_code == 403
+
+
+def test_a_redirect_is_a_new_request_with_a_new_check(open_stage: Stage, outside: Outside) -> None:
+    name = open_stage.deploy(egress={"allow": [f"localhost:{outside.http}"]})
+    answer = open_stage.call(name, f"/fetch?url=http://localhost:{outside.http}/redirect")
+    assert answer.status_code == 302
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0.0.0.0/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[fd00:ec2::254]/",
+        "http://localhost/",
+        "https://localhost/",
+        "https://127.0.0.1/",
+    ],
+)
+def test_a_private_address_is_refused_although_the_upload_allows_it(stage: Stage, url: str) -> None:
+    hosts = ["127.0.0.1", "0.0.0.0", "169.254.169.254", "10.0.0.1", "192.168.1.1", "localhost"]
+    allow = [f"{host}:{port}" for host in hosts for port in (80, 443)]
+    name = stage.deploy(egress={"allow": allow})
+    answer = stage.call(name, f"/fetch?url={url}")
+    assert answer.status_code == 403
+    assert "Egress refused" in answer.text
+
+
+def test_a_name_that_does_not_resolve_is_cloudflares_1016(stage: Stage) -> None:
+    name = stage.deploy(egress={"allow": ["nowhere.invalid:80"]})
+    answer = stage.call(name, "/fetch?url=http://nowhere.invalid/")
+    assert (answer.status_code, answer.text) == (530, "error code: 1016")
+
+
+def test_raw_tcp_is_refused(stage: Stage) -> None:
+    code = """
+      import { connect } from "cloudflare:sockets";
+      export default { async fetch() {
+        try { const socket = connect("127.0.0.1:22"); await socket.opened; return new Response("open"); }
+        catch (error) { return new Response(error.message, { status: 599 }); } } }"""
+    assert stage.call(stage.deploy(code, egress={"allow": ["127.0.0.1:22"]})).status_code == 599
+
+
+def test_a_list_entry_means_exactly_what_it_says() -> None:
+    allow = ("example.com:443", "*.wild.example:443")
+    assert is_allowed("example.com", 443, allow)
+    assert is_allowed("a.wild.example", 443, allow)
+    assert is_allowed("a.b.wild.example", 443, allow)
+    for host, port in (
+        ("example.com", 80),
+        ("sub.example.com", 443),
+        ("example.com.evil.example", 443),
+        ("wild.example", 443),
+        ("evilwild.example", 443),
+    ):
+        assert not is_allowed(host, port, allow)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.1.2.3", "100.64.0.1", "169.254.169.254", "224.0.0.1", "240.0.0.1", "::1", "fe80::1", "fc00::1",
+     "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "::"],
+)  # fmt: skip
+def test_no_private_address_passes_for_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+def test_public_addresses_pass_in_every_spelling() -> None:
+    for text in ("1.1.1.1", "2606:4700:4700::1111", "0x01010101", "64:ff9b::101:101"):
+        address = literal(text)
+        assert address is not None
+        assert is_public(address)
+    assert literal("example.com") is None
