@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
@@ -111,6 +112,7 @@ def build_api() -> Api:
     api.add_exception_handler(ValidationError, on_validation_error)
     api.add_exception_handler(HttpError, on_http_error)
     api.add_exception_handler(Http404, on_not_found)
+    api.add_exception_handler(OperationalError, on_database_away)
     api.add_exception_handler(Exception, on_surprise)
     return api
 
@@ -160,6 +162,12 @@ def on_http_error(request: HttpRequest, error: Any) -> HttpResponse:
 
 def on_not_found(request: HttpRequest, error: Any) -> HttpResponse:
     return http_problem(404, instance=request.path)
+
+
+def on_database_away(request: HttpRequest, error: Any) -> HttpResponse:
+    """Postgres cannot be reached, or all of its connections are busy."""
+    log.error("api.database_away error=%s", type(error).__name__)
+    return on_domain_error(request, errors.Unavailable("The database does not answer.", retry_after_s=5))
 
 
 def on_surprise(request: HttpRequest, error: Any) -> HttpResponse:

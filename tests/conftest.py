@@ -25,7 +25,7 @@ from tests.chromium import find_chromium
 from tests.parts import Parts, PlatformEdge
 
 if TYPE_CHECKING:
-    from tests.restdoor import RestDoor
+    from tests.restdoor import OwnProcess, RestDoor
 
 PARTS = real_parts.plan_parts()
 # Django reads its settings now; from here on they do not change.
@@ -155,6 +155,19 @@ def rest_door(parts: Parts, postgres: Postgres, redis_server: Redis) -> Iterator
     door.start()
     yield door
     door.stop()
+
+
+@pytest.fixture(scope="session")
+def worker(parts: Parts, postgres: Postgres, redis_server: Redis, edge: PlatformEdge) -> Iterator[OwnProcess]:
+    """A Celery worker beside the edge, whose account is made ready as an operator does it."""
+    from tests.restdoor import Worker, manage
+
+    ready = manage(parts, "ensure_account")
+    assert ready.returncode == 0, ready.stdout + ready.stderr
+    process = Worker(parts)
+    process.start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,19 +57,24 @@ class OwnProcess:
 class RestDoor(OwnProcess):
     """granian with the REST API, logged in to Postgres as smcp_app."""
 
-    def __init__(self, parts: Parts, port: int) -> None:
+    def __init__(self, parts: Parts, port: int, **environ: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         address = ("--host", "127.0.0.1", "--port", str(port), "--no-ws", "--log-level", "warning")
         super().__init__(
             "api",
             *("-m", "granian", "--interface", "asgi", "--workers", "1", *address, "smcp.asgi:application"),
-            environ={**parts.environ("app"), "SMCP_DOOR": "api"},
+            environ={**parts.environ("app"), "SMCP_DOOR": "api", **environ},
         )
 
-    def start(self) -> None:
+    def start(self, *, healthy: bool = True) -> None:
+        """`healthy`: whether it is expected to be."""
         super().start()
         self.http = httpx.Client(base_url=self.url, timeout=40, trust_env=False)
-        wait_for(self._answers, START_TIMEOUT_S, what="the REST API to answer")
+        wait_for(
+            lambda: self._health() == (200 if healthy else 503),
+            START_TIMEOUT_S,
+            what="the REST API to answer",
+        )
 
     def stop(self) -> None:
         self.http.close()
@@ -76,12 +83,43 @@ class RestDoor(OwnProcess):
     def caller(self, key: str | None) -> Caller:
         return Caller(self.http, key)
 
-    def _answers(self) -> bool:
+    def _health(self) -> int:
         assert self.is_running, "\n".join(self.said)
         try:
-            return self.http.get("/healthz").status_code == 200
+            return self.http.get("/healthz").status_code
         except httpx.TransportError:
-            return False
+            return 0
+
+
+class Worker(OwnProcess):
+    """Celery, doing what the REST API put down to be done. There is no clock beside it: nothing is swept."""
+
+    def __init__(self, parts: Parts) -> None:
+        flags = ("--loglevel", "info", "--concurrency", "2", "--without-gossip", "--without-mingle")
+        super().__init__(
+            "worker",
+            *("-m", "celery", "--app", "smcp.celery", "worker", *flags),
+            environ=parts.environ("system"),
+        )
+
+    def start(self) -> None:
+        super().start()
+        wait_for(lambda: any(" ready" in line for line in self.said), 60, what="the worker to be ready")
+
+
+def manage(
+    parts: Parts, *arguments: str, typed: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """`manage.py`, as an operator runs it on the platform's machine."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**parts.environ("system"), **environ},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
 
 
 class Caller:
@@ -174,8 +212,6 @@ def upload_parts(
     metadata: Any, modules: Mapping[str, tuple[str, bytes]], *, field_name: str = "metadata"
 ) -> list[tuple[str, tuple[str | None, bytes, str]]]:
     """`files=` of an httpx request: Cloudflare's shape. `modules`: name → (content type, bytes)."""
-    import json
-
     head = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
     return [
         (field_name, (None, head, "application/json")),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,11 +9,7 @@ from django.utils import timezone
 
 from hosting.models import Account, Operation
 from smcp.common.tenancy import as_system
-from smcp.stack.postgres import Postgres
-from smcp.stack.redis import Redis
-from tests.parts import ROOT, Parts, PlatformEdge
 from tests.restdoor import OwnProcess, RestDoor, TenantAtTheDoor, make_room, make_tenant
-from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -27,27 +21,6 @@ def acme(rest_door: RestDoor, committed_db: None) -> TenantAtTheDoor:
 @pytest.fixture
 def other(rest_door: RestDoor, committed_db: None) -> TenantAtTheDoor:
     return make_tenant(rest_door)
-
-
-@pytest.fixture(scope="session")
-def worker(parts: Parts, postgres: Postgres, redis_server: Redis, edge: PlatformEdge) -> Iterator[OwnProcess]:
-    """A Celery worker beside the edge, with the edge's account made ready as an operator does it."""
-    environ = parts.environ("system")
-    ready = subprocess.run(
-        [sys.executable, "manage.py", "ensure_account"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ready.returncode == 0, ready.stdout + ready.stderr
-    flags = ("--loglevel", "info", "--concurrency", "2", "--without-gossip", "--without-mingle")
-    process = OwnProcess("worker", "-m", "celery", "--app", "smcp.celery", "worker", *flags, environ=environ)
-    process.start()
-    wait_for(lambda: any(" ready" in line for line in process.said), 60, what="the worker to be ready")
-    yield process
-    process.stop()
 
 
 @pytest.fixture

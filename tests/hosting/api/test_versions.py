@@ -8,13 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from django.conf import settings
+from django.core.files.storage import storages
 
 from hosting.models import Version
 from hosting.uploads import BODY_BYTES_MAX, TOTAL_BYTES_MAX
 from smcp.common.tenancy import as_tenant
 from tests.hosting.api.test_servers import make_server
-from tests.restdoor import TenantAtTheDoor, upload_parts
+from tests.parts import Parts
+from tests.restdoor import RestDoor, TenantAtTheDoor, upload_parts
 
 JS = "application/javascript+module"
 GOOD = b'export default { async fetch() { return new Response("hi") } }'
@@ -36,7 +37,7 @@ def upload(
 
 def left_behind(tenant: TenantAtTheDoor) -> list[str]:
     """Blobs and rows of the tenant."""
-    folder = Path(settings.STORAGES["blobs"]["OPTIONS"]["location"]) / tenant.id
+    folder = Path(storages["blobs"].path(tenant.id))
     blobs = [path.name for path in folder.rglob("*") if path.is_file()]
     with as_tenant(tenant.id):
         return blobs + [str(version) for version in Version.objects.all()]
@@ -149,4 +150,20 @@ def test_too_much_is_refused_before_it_is_kept(acme: TenantAtTheDoor) -> None:
         headers={"content-type": "multipart/form-data; boundary=b"},
     )
     assert (beyond.status_code, beyond.json()["type"]) == (413, "urn:smcp:problem:too-large")
+    assert left_behind(acme) == []
+
+
+def test_with_no_way_to_the_workers_it_says_when_to_come_back_and_leaves_nothing(
+    parts: Parts, acme: TenantAtTheDoor, free_port: int
+) -> None:
+    server = make_server(acme)
+    cut_off = RestDoor(parts, free_port, REDIS_URL="redis://127.0.0.1:1/0")
+    cut_off.start()
+    try:
+        acme.door = cut_off
+        refused = upload(acme, server, headers={"idempotency-key": "later"})
+    finally:
+        cut_off.stop()
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:smcp:problem:check-unavailable")
+    assert int(refused.headers["retry-after"]) > 0
     assert left_behind(acme) == []
