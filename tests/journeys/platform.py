@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ DEPLOY_TIMEOUT_S = 60.0
 
 
 def converse(client: ClientName, url: str, token: str | None, steps: Sequence[Step]) -> Transcript:
-    """`talk`, for journeys, which do one thing after the other."""
-    return asyncio.run(talk(client, url, token, steps))
+    """`talk`, for journeys, which do one thing after the other. In a thread: a browser's event loop may run in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(talk(client, url, token, steps))).result()
 
 
 class Platform:
