@@ -37,7 +37,9 @@ START_TIMEOUT_S = 20.0
 # Cloudflare allows one second for the top level of a script; workerd itself takes some of ours.
 START_CPU_MS = 2000
 LISTENERS = 2
-KEEP_ALIVE_S = 4.0  # less than workerd's own five seconds, so no request meets a connection it just closed
+KEEP_ALIVE_S = (
+    10.0  # less than workerd's own fifteen seconds, so no request meets a connection it just closed
+)
 DOOR_BACKLOG = 512
 OURS = "__edge_"  # in a complaint about what we added, which always follows one about the script
 PAGE = os.sysconf("SC_PAGE_SIZE")
