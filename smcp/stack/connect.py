@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from smcp.stack.config import Config
 from smcp.stack.screen import Screen
 from smcp.stack.secrets import Secrets
+
+PROTOCOL = "2026-07-28"
 
 
 def summarise(config: Config, secrets: Secrets, made: dict[str, Any]) -> dict[str, Any]:
@@ -42,12 +45,8 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
     client = {
         "mcpServers": {demo["server"]: {"url": endpoint, "headers": {"Authorization": f"Bearer {key}"}}}
     }
+    curl = _curl(endpoint, key)
     list_tenants = f"curl {summary['api']}/api/v1/tenants -H 'authorization: Bearer {operator['api_key']}'"
-    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
-    curl = (
-        f"curl {endpoint} -H 'authorization: Bearer {key}' -H 'content-type: application/json' "
-        f"-H 'accept: application/json, text/event-stream' -d '{json.dumps(request)}'"
-    )
     facts = {
         "Console": f"{summary['console']}  (sign in as {operator['email']}, password {operator['password']})",
         "REST API": f"{summary['api']}/api/v1/docs",
@@ -67,3 +66,21 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
             "unencrypted. Put a proxy with TLS in front of them."
         )
     screen.welcome(facts, connect, took_s)
+
+
+def _curl(endpoint: str, key: str) -> str:
+    """A command that lists the demo server's tools: one self-contained request of the protocol's 2026-07-28 revision."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": PROTOCOL,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    headers = {
+        "authorization": f"Bearer {key}",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": PROTOCOL,
+        "mcp-method": "tools/list",
+    }
+    flags = [flag for name, value in headers.items() for flag in ("-H", f"{name}: {value}")]
+    return shlex.join(["curl", endpoint, *flags, "-d", json.dumps(request)])

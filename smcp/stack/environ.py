@@ -27,6 +27,8 @@ PASSED_ON = (
     "SSL_CERT_DIR",
     "PYTHONPATH",
 )
+#: What the REST API never holds: Cloudflare's token, and the keys that open the dispatcher and the gateway.
+NOT_FOR_THE_API = ("CLOUDFLARE_API_TOKEN", "SMCP_DATAPLANE_KEYS", "SMCP_DISPATCH_KEYS", "SMCP_PROBE_KEY")
 #: Knobs of ours a person may turn for every process that knows them.
 KNOBS = (
     "SMCP_DEBUG",
@@ -71,7 +73,7 @@ def control_environ(
     places: Places, secrets: Secrets, *, role: str, own: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """For the processes that run Django, acting in the database as `role`: owner, app or system."""
-    return {
+    environ = {
         **base_environ(own),
         **{name: own[name] for name in KNOBS if name in own},
         "DJANGO_SETTINGS_MODULE": "smcp.settings",
@@ -96,6 +98,8 @@ def control_environ(
         "SMCP_BLOB_DIR": str(places.var / "blobs"),
         "SMCP_STATIC_DIR": str(places.var / "static"),
     }
+    withheld = NOT_FOR_THE_API if role == "app" else ()
+    return {name: value for name, value in environ.items() if name not in withheld}
 
 
 def gateway_environ(

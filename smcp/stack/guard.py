@@ -22,7 +22,7 @@ from smcp.stack.processes import Child
 MB = 1024 * 1024
 FIRST_START_BYTES = 256 * MB  # an empty Postgres with its log takes 60 MB of it
 LOW_DISK_BYTES = 24 * MB
-STALE_TIMEOUT_S = 10.0
+STALE_TIMEOUT_S = 5.0
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A child process: how one is started, watched, and stopped together with everything it started itself.
 
 Every child leads a process group of its own, so Ctrl-C in the terminal reaches only the supervisor, which stops children in
-its own order. Every child asks the kernel for its stop signal in case its parent dies (PR_SET_PDEATHSIG), so a supervisor
+its own order. Every child asks the kernel for a signal in case its parent dies (PR_SET_PDEATHSIG), so a supervisor
 killed with SIGKILL leaves nothing running. The kernel ties that request to the thread that forked: start children from the
 main thread only.
 """
@@ -40,6 +40,9 @@ class Process:
     directory: Path
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = 10.0
+    death_signal: signal.Signals | None = (
+        None  # when the supervisor is no more; None: the same as `stop_signal`
+    )
     is_foundation: bool = False  # others need it until they have stopped
     uid: int | None = None
     gid: int | None = None
@@ -122,7 +125,7 @@ def ignore_lines(name: str, line: str) -> None:
 
 def spawn(process: Process, sink: LineSink = ignore_lines) -> Child:
     """Starts `process`. Raises CannotInstall when its program is not there or may not be run."""
-    parent, death_signal = os.getpid(), int(process.stop_signal)
+    parent, death_signal = os.getpid(), int(process.death_signal or process.stop_signal)
 
     def die_with_parent() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)

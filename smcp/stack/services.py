@@ -5,9 +5,10 @@ Postgres and Redis are described in modules of their own. A process of ours is a
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smcp.stack.config import LOOPBACK, Config
@@ -66,35 +67,26 @@ def console(config: Config, places: Places, secrets: Secrets) -> Service:
 
 def worker(config: Config, places: Places, secrets: Secrets) -> Service:
     """Operations, one step at a time."""
-    flags = (
-        "--loglevel",
-        "info",
-        "--concurrency",
-        "2",
-        "--without-gossip",
-        "--without-mingle",
-        "--hostname",
-        "worker",
-    )
+    lean = ("--concurrency", "2", "--without-gossip", "--without-mingle", "--hostname", "worker")
     environ = {
         **control_environ(places, secrets, role="system"),
-        "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: it is the person's choice, and said once is enough
+        "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: whoever does it has decided so
     }
+    process = _celery("worker", "--quiet", command=("worker", "--loglevel", "info", *lean), environ=environ)
     return Service(
-        process=_python(
-            "worker", "-m", "celery", "--quiet", "--app", "smcp.celery", "worker", *flags, environ=environ
-        ),
+        process=replace(
+            process, death_signal=signal.SIGQUIT
+        ),  # QUIT: does not wait for a broker that is gone too
         is_ready=has_said(" ready"),
     )
 
 
 def beat(config: Config, places: Places, secrets: Secrets) -> Service:
-    """The clock: sweeps and probes. When it ran last is forgotten on purpose, every task is due at a start."""
-    flags = ("--loglevel", "info", "--schedule", str(config.var / "beat"), "--pidfile", "")
+    """The clock: sweeps and probes."""
+    command = ("beat", "--loglevel", "info", "--schedule", str(config.var / "beat"), "--pidfile", "")
     environ = control_environ(places, secrets, role="system")
     return Service(
-        process=_python("beat", "-m", "celery", "--app", "smcp.celery", "beat", *flags, environ=environ),
-        is_ready=has_said("is starting"),
+        process=_celery("beat", command=command, environ=environ), is_ready=has_said("is starting")
     )
 
 
@@ -124,6 +116,10 @@ def _granian(
     address = ("--host", config.bind, "--port", str(config.ports[name]))
     flags = ("--interface", interface, "--workers", "1", "--no-ws", "--log-level", "warning")
     return _python(name, "-m", "granian", *flags, *address, target, environ=environ)
+
+
+def _celery(name: str, *flags: str, command: tuple[str, ...], environ: Mapping[str, str]) -> Process:
+    return _python(name, "-m", "celery", *flags, "--app", "smcp.celery", *command, environ=environ)
 
 
 def _python(name: str, *arguments: str, environ: Mapping[str, str], directory: Path = ROOT) -> Process:

@@ -194,14 +194,19 @@ class Stack:
         environ = {
             **control_environ(places, secrets, role="system"),
             "SMCP_OPERATOR_PASSWORD": secrets.operator_password,
+            "SMCP_OPERATOR_API_KEY": secrets.operator_api_key,
             "SMCP_DEMO_API_KEY": secrets.demo_api_key,
         }
         for line in reversed(self._command("demo", "settle", environ=environ)):
             if line.startswith(ANSWER_STARTS_WITH):
                 made: dict[str, Any] = json.loads(line)
-                key = str(made["demo"]["api_key"])
-                if key != secrets.demo_api_key:
-                    save_secrets(self._config.var / "secrets.json", replace(secrets, demo_api_key=key))
+                known = replace(
+                    secrets,
+                    operator_api_key=str(made["operator"]["api_key"]),
+                    demo_api_key=str(made["demo"]["api_key"]),
+                )
+                if known != secrets:
+                    save_secrets(self._config.var / "secrets.json", known)
                 return made
         raise StackError("`manage.py settle` did not say what it made.")
 

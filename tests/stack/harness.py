@@ -17,7 +17,7 @@ from smcp.stack.config import PORTS
 from tests.parts import ROOT, free_ports
 from tests.waiting import wait_for
 
-READY = "SMCP is ready"
+READY = "Ctrl-C stops everything"  # the last thing it says
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 
@@ -73,6 +73,8 @@ class StackRun:
 
     def start(self, **environ: str) -> StackRun:
         """Starts it and waits until it says it is ready."""
+        if self._popen is not None and self._popen.poll() is None:
+            self.end()  # a test before this one failed half-way
         started_at = time.monotonic()
         self.begin(**environ)
 
