@@ -61,10 +61,13 @@ _database = (
     or env.database("DATABASE_URL")
     or env.Database(name="smcp", user="smcp_owner", password="", host="127.0.0.1", port="5433")
 )
-_options: dict[str, object] = {} if DB_ROLE == "owner" else {"options": f"-c role=smcp_{DB_ROLE}"}
+_options: dict[str, object] = {}
+if DB_ROLE != "owner":
+    # A process that hangs in the middle of a transaction must not keep its rows locked for ever.
+    _options["options"] = f"-c role=smcp_{DB_ROLE} -c idle_in_transaction_session_timeout={LEASE_S * 1000}"
 _pool = env.number("SMCP_DB_POOL", 0)  # connections kept for many threads; 0: each thread keeps its own
 if _pool:
-    _options["pool"] = {"min_size": 1, "max_size": _pool, "timeout": 10}
+    _options["pool"] = {"min_size": 1, "max_size": _pool, "timeout": 5}
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",

@@ -195,6 +195,12 @@ class World:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
+    def has_fired(self, fault_id: str) -> bool:
+        answer = httpx.get(
+            f"{self.edge.url}/_edge/faults", headers=self._authorization, trust_env=False
+        ).json()
+        return any(fault["id"] == fault_id and fault["fired"] for fault in answer["faults"])
+
     def no_faults(self) -> None:
         httpx.delete(f"{self.edge.url}/_edge/faults", headers=self._authorization, trust_env=False)
 
