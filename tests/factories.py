@@ -260,9 +260,13 @@ def make_resource(
     )
 
 
-def make_binding(environment: Environment, name: str, kind: str, resource: Resource) -> Binding:
+def make_binding(environment: Environment, name: str, resource: Resource) -> Binding:
     return Binding.objects.create(
-        tenant_id=environment.tenant_id, environment=environment, name=name, kind=kind, resource=resource
+        tenant_id=environment.tenant_id,
+        environment=environment,
+        name=name,
+        kind=resource.kind,
+        resource=resource,
     )
 
 
@@ -342,10 +346,10 @@ def _step_state(state: str, position: int, reached: int, error: str) -> tuple[st
     if position > reached:
         return Step.State.PENDING, ""
     if state == Operation.State.FAILED:
-        return (Step.State.FAILED, error) if position == reached else (Step.State.UNDONE, "")
+        return Step.State.UNDONE, error if position == reached else ""
     if state == Operation.State.UNWINDING:
         if position == reached:
-            return Step.State.FAILED, error
+            return Step.State.UNDONE, error
         return (Step.State.UNDOING if position == reached - 1 else Step.State.DONE), ""
     if position == reached:
         return Step.State.STARTED, ""

@@ -51,6 +51,7 @@ def test_a_failed_operation_says_which_step_and_why(visitor: Visitor, world: Wor
     expect(alert).to_contain_text("the Worker threw “ROWS is not defined”")
     expect(alert).to_contain_text("What was serving before still serves.")
     expect(page.get_by_text("stopped at step 6 of 9")).to_be_visible()
+    expect(page.locator(".c-step[data-state=failed]")).to_contain_text("Failed and undone")
     expect(page.locator(".c-step[data-state=undone]")).to_have_count(5)
 
 

@@ -84,6 +84,21 @@ def test_a_release_is_rolled_back_by_a_click_and_lands_on_the_live_operation(
     assert [target["number"] for target in operation.input["targets"]] == [1]
 
 
+def test_a_version_may_get_a_share_of_the_traffic_first(visitor: Visitor, world: World) -> None:
+    finish(world.running)
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    page.get_by_role("button", name="Deploy a version").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Version").select_option(label="v2: Faster notes")
+    dialog.get_by_label("Share of the traffic").fill("25")
+    dialog.get_by_role("button", name="Deploy").click()
+    page.wait_for_url(OPERATION_PAGE)
+    with as_system():
+        operation = Operation.objects.filter(environment=world.environment).order_by("-id")[0]
+    asked = [(target["number"], target["percentage"]) for target in operation.input["targets"]]
+    assert asked == [(2, "25"), (3, "75")]
+
+
 def test_a_second_deploy_at_once_is_refused_with_a_sentence(visitor: Visitor, world: World) -> None:
     page = visitor.open(f"/hosting/environment/{world.environment.id}/")
     page.get_by_role("button", name="Deploy a version").click()

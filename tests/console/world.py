@@ -35,7 +35,7 @@ def build_world(operator: User, *, prefix: str = "") -> World:
     """Needs `as_system()` around it. `prefix` keeps slugs of several worlds apart."""
     now = timezone.now()
     actor = f"user:{operator.id}"
-    account = make.make_account(f"{prefix}main", capacity=900)
+    account = make.make_account(f"{prefix}main", capacity=40)
     acme = make.make_tenant(f"{prefix}acme", name="Acme Corporation", at=now - timedelta(days=80))
     nova = make.make_tenant(f"{prefix}nova-labs", name="Nova Labs", at=now - timedelta(days=31))
     late = make.make_tenant(
@@ -92,7 +92,7 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         (ResourceKind.KV_NAMESPACE, ResourceKind.R2_BUCKET, ResourceKind.D1_DATABASE),
         strict=True,
     ):
-        make.make_binding(production, binding["name"], binding["type"], make.make_resource(production, kind))
+        make.make_binding(production, binding["name"], make.make_resource(production, kind))
     make.make_resource(production, ResourceKind.SCRIPT)
     make.make_resource(production, ResourceKind.SCRIPT, state="deleted", deleted_at=now)
     make.make_secret(production, "STRIPE_KEY", revision=3, created_by=actor)

@@ -6,32 +6,59 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
-from hosting.models import Environment, Version
+from hosting.models import DeploymentTarget, Environment, Version
 from hosting.operations import deployments as operations
 from smcp.console.actions.answers import act, actor_of, came_from, refuse
 from smcp.console.listing import url_of
 
 
 def deploy(request: HttpRequest, object_id: str) -> HttpResponse:
+    """`version` takes `percentage` of the traffic (all of it when absent); the rest stays where most of it is now."""
     environment = get_object_or_404(Environment, pk=object_id)
     back = came_from(request, url_of(environment))
-    version = Version.objects.filter(
-        tenant_id=environment.tenant_id, server_id=environment.server_id, pk=request.POST.get("version", "")
-    ).first()
-    if request.method == "POST" and version is None:
-        return refuse(request, "Choose a version of this server.", back=back)
+    targets: list[tuple[str, int]] = []
+    if request.method == "POST":
+        version = Version.objects.filter(
+            tenant_id=environment.tenant_id,
+            server_id=environment.server_id,
+            pk=request.POST.get("version", ""),
+        ).first()
+        if version is None:
+            return refuse(request, "Choose a version of this server.", back=back)
+        share = request.POST.get("percentage", "100")
+        if not share.isascii() or not share.isdigit() or not 1 <= int(share) <= 100:
+            return refuse(request, "A share is a whole number from 1 to 100.", back=back)
+        targets = [(version.id, int(share))]
+        if int(share) < 100:
+            rest = _serving_most(environment, other_than=version)
+            if rest is None:
+                return refuse(request, "No other version serves here that could take the rest.", back=back)
+            targets.append((rest, 100 - int(share)))
     return act(
         request,
         lambda: operations.deploy_version(
             tenant_id=environment.tenant_id,
             actor=actor_of(request),
             environment_id=environment.id,
-            targets=[(version.id if version else "", 100)],
+            targets=targets,
             now=timezone.now(),
         ),
         back=back,
         done="",
         onward=url_of,
+    )
+
+
+def _serving_most(environment: Environment, *, other_than: Version) -> str | None:
+    """Id of the Version with the largest share of the traffic now."""
+    return (
+        DeploymentTarget.objects.filter(
+            tenant_id=environment.tenant_id, deployment__environment=environment, deployment__is_active=True
+        )
+        .exclude(release__version=other_than)
+        .order_by("-percentage")
+        .values_list("release__version_id", flat=True)
+        .first()
     )
 
 

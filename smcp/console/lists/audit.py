@@ -54,7 +54,7 @@ class AuditAdmin(ConsoleAdmin):
 
     @column("Object")
     def object_words(self, obj: AuditEvent) -> SafeString:
-        return format_html("{} {}", obj.object_kind.replace("_", " "), short(obj.object_id[-8:]))
+        return format_html("<span>{} {}</span>", obj.object_kind.replace("_", " "), short(obj.object_id[-8:]))
 
     @column("Detail")
     def what(self, obj: AuditEvent) -> SafeString:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from hosting.models import (
 )
 from hosting.models.health import Health
 from smcp.console import charts
+from smcp.console.charts import Bucket
 from smcp.console.pages import history
 from smcp.console.pages.operation import title_of
 from tenants.models import Tenant
@@ -45,7 +47,7 @@ def context() -> dict[str, Any]:
         "servers": servers,
         "health": _health(),
         "chart": charts.latency_chart(buckets),
-        "spark": charts.sparkline([float(b.requests) for b in buckets[:-1]]),
+        "spark": charts.sparkline(_hourly(buckets)),
         "requests": requests,
         "failures": failures,
         "failure_share": 100 * failures / requests if requests else 0.0,
@@ -68,6 +70,12 @@ def context() -> dict[str, Any]:
             has_account=bool(accounts), has_tenant=bool(tenants["n"]), has_server=bool(servers["n"])
         ),
     }
+
+
+def _hourly(buckets: Sequence[Bucket]) -> list[float]:
+    """Requests an hour, without the bucket that is still filling."""
+    whole = buckets[:-1]
+    return [float(sum(b.requests for b in whole[i : i + 4])) for i in range(len(whole) % 4, len(whole), 4)]
 
 
 def _health() -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from django.conf import settings
-
 from hosting.models import Environment
+from hosting.schemas.servers import endpoint_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +18,11 @@ class Endpoint:
     command: str  # the inspector, from a shell
 
 
-def endpoint_of(environment: Environment) -> Endpoint:
+def describe_endpoint(environment: Environment) -> Endpoint:
     """Needs `environment.server.tenant`. Production has the short address."""
     server = environment.server
     name = server.slug if environment.slug == "production" else f"{server.slug}~{environment.slug}"
-    url = f"{settings.GATEWAY_URL.rstrip('/')}/{server.tenant.slug}/{name}/mcp"
+    url = endpoint_of(server.tenant.slug, server.slug, environment.slug)
     needs_key = "public" not in environment.access
     entry: dict[str, object] = {"type": "http", "url": url}
     command = f"npx @modelcontextprotocol/inspector --cli {url} --transport http --method tools/list"

@@ -10,7 +10,7 @@ from hosting.dataplane.contract import Limits
 from hosting.models import Deployment, Environment, Operation, Release
 from smcp.console import charts
 from smcp.console.pages import history
-from smcp.console.pages.endpoints import endpoint_of
+from smcp.console.pages.endpoints import describe_endpoint
 from smcp.console.pages.people import describe
 
 #: What the chart may show: name in the address → (hours, buckets, words).
@@ -43,7 +43,7 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
         "title": environment.slug,
         "here": environment,  # the theme has a use of its own for the name `environment`
         "server": environment.server,
-        "endpoint": endpoint_of(environment),
+        "endpoint": describe_endpoint(environment),
         "health": health,
         "next_look": max(health.next_probe_at, timezone.now()) if health else None,
         "range": shown_range,

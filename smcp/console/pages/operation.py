@@ -31,12 +31,13 @@ _STEP_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepView:
-    """A step as the page shows it."""
+    """A step as the page shows it. `state`: the row's, except that the step that failed stays failed after it was undone."""
 
     row: Step
     title: str
+    state: str
+    label: str
     icon: str
-    is_active: bool
 
 
 _ICONS = {
@@ -51,34 +52,33 @@ _ICONS = {
 
 def context(operation: Operation) -> dict[str, Any]:
     """Also what the page fetches again while the Operation runs."""
-    steps = [
-        StepView(
-            row=step,
-            title=title_of(step.name),
-            icon=_ICONS.get(step.state, "circle"),
-            is_active=step.state in {Step.State.STARTED, Step.State.UNDOING},
-        )
-        for step in operation.steps.all()
-    ]
-    done = sum(1 for s in steps if s.row.state == Step.State.DONE)
     error = operation.error or {}
+    rows = list(operation.steps.all())
+    failed_at = next((row for row in rows if row.name == error.get("step")), None)
     return {
         "operation": operation,
-        "steps": steps,
-        "done": done,
-        "stopped_at": _stopped_at(operation, steps),
+        "steps": [_view(row, is_culprit=row is failed_at) for row in rows],
+        "done": sum(1 for row in rows if row.state == Step.State.DONE),
         "error": error,
-        "failed_step": title_of(error["step"]) if error.get("step") else "",
+        "failed_step": title_of(failed_at.name) if failed_at else "",
+        "stopped_at": failed_at.position + 1 if failed_at and operation.is_finished else None,
+        "was_undone": any(row.state == Step.State.UNDONE for row in rows),
         "people": describe([operation.requested_by]),
         "targets": targets_of(operation),
         "duration_end": operation.finished_at,
     }
 
 
-def _stopped_at(operation: Operation, steps: list[StepView]) -> int | None:
-    """Counted from one; None while it goes on, or went well."""
-    failed = (n for n, step in enumerate(steps, 1) if step.row.state == Step.State.FAILED)
-    return next(failed, None) if operation.state == Operation.State.FAILED else None
+def _view(row: Step, *, is_culprit: bool) -> StepView:
+    was_undone = is_culprit and row.state == Step.State.UNDONE
+    state = Step.State.FAILED if was_undone else row.state
+    return StepView(
+        row=row,
+        title=title_of(row.name),
+        state=state,
+        label="Failed and undone" if was_undone else row.get_state_display(),
+        icon=_ICONS.get(state, "circle"),
+    )
 
 
 def targets_of(operation: Operation) -> list[dict[str, Any]]:

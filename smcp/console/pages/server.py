@@ -9,7 +9,7 @@ from django.db.models import Prefetch
 from hosting.models import Deployment, Environment, Operation, Server
 from smcp.console import charts
 from smcp.console.pages import history
-from smcp.console.pages.endpoints import endpoint_of
+from smcp.console.pages.endpoints import describe_endpoint
 from smcp.console.pages.people import describe
 
 
@@ -34,7 +34,7 @@ def context(server: Server) -> dict[str, Any]:
         "server": server,
         "environments": [_environment(e) for e in environments],
         "primary": next((e for e in environments if e.slug == "production"), next(iter(environments), None)),
-        "endpoint": endpoint_of(environments[0]) if environments else None,
+        "endpoint": describe_endpoint(environments[0]) if environments else None,
         "versions": versions,
         "operations": Operation.objects.filter(tenant_id=server.tenant_id, server=server).select_related(
             "environment"
@@ -50,7 +50,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
     )
     return {
         "row": environment,
-        "endpoint": endpoint_of(environment),
+        "endpoint": describe_endpoint(environment),
         "health": getattr(environment, "health", None),
         "deployment": active[0] if active else None,
         "strip": charts.uptime_strip(buckets),

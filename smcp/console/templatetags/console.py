@@ -145,6 +145,12 @@ def short(digest: str) -> SafeString:
 
 
 @register.filter
+def words(code: str) -> str:
+    """`upstream_error` → `upstream error`."""
+    return code.replace("_", " ")
+
+
+@register.filter
 def tail(name: str) -> SafeString:
     """The end of a generated name, where it differs from its siblings; the whole of it on hover."""
     return format_html('<code class="c-code" title="{}">…{}</code>', name, name[-8:])
