@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smcp.stack.databases import Logins, ensure_database, login_url
-from smcp.stack.environ import Places, control_environ
 from smcp.stack.envfile import dispatch_host
+from smcp.stack.environ import Places, control_environ
 from smcp.stack.postgres import DATABASE, Postgres
 from smcp.stack.processes import Child, spawn
 from smcp.stack.redis import Redis
@@ -61,7 +61,8 @@ class Parts:
 
     def test_environ(self) -> dict[str, str]:
         """For the test process itself: it logs in as smcp_system, which may step down, and acts as smcp_app."""
-        return {**self.environ("app"), "SMCP_APP_DATABASE_URL": self.places.logins.system}
+        logins = self.places.logins
+        return {**self.environ("system"), "SMCP_DB_ROLE": "app", "SMCP_APP_DATABASE_URL": logins.system}
 
 
 def plan_parts() -> Parts:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Final
+
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
@@ -10,12 +16,16 @@ from hosting.operations import versions
 from hosting.queries.servers import get_server, get_version, list_versions
 from hosting.schemas.versions import VersionOut
 from hosting.uploads import BODY_BYTES_MAX, UploadTooLarge, read_upload
+from smcp.common.errors import TooMany
 from smcp.common.rest import Answer, PageOf, PageQuery, keep, one, page_answer, respond
-from tenants.auth import READ, WRITE, Needs
+from tenants.auth import READ, WRITE, Call, Needs
 from tenants.door import acting, by_hand, call_of, claim_of, released_on_error
 
 router = Router(tags=["versions"])
 ALL = "/tenants/{tenant}/servers/{server}/versions"
+UPLOADS_MAX: Final = 4  # of one tenant at a time in one process
+_under_way: Counter[str] = Counter()
+_counting = Lock()
 UPLOAD_BODY = {
     "required": True,
     "content": {
@@ -52,6 +62,11 @@ UPLOAD_BODY = {
 }
 
 
+class TooManyUploads(TooMany):
+    code = "too-many-uploads"
+    title = "Too many uploads at once"
+
+
 @router.get(ALL, response=PageOf[VersionOut], auth=Needs(READ))
 def list_server_versions(request: HttpRequest, tenant: str, server: str, page: Query[PageQuery]) -> Answer:
     call = call_of(request)
@@ -70,6 +85,11 @@ def list_server_versions(request: HttpRequest, tenant: str, server: str, page: Q
 def upload_version(request: HttpRequest, tenant: str, server: str) -> HttpResponse:
     """Judged and tried in a sandbox first. The same content again: 200 with the Version that has it."""
     call = call_of(request)
+    with _one_of_few(call.tenant_id):
+        return _upload(request, call, server)
+
+
+def _upload(request: HttpRequest, call: Call, server: str) -> HttpResponse:
     now = timezone.now()
     body = request.read(BODY_BYTES_MAX + 1)
     if len(body) > BODY_BYTES_MAX:
@@ -92,6 +112,22 @@ def upload_version(request: HttpRequest, tenant: str, server: str) -> HttpRespon
                 with acting(call):
                     claim.keep(kept)
     return respond(request, kept)
+
+
+@contextmanager
+def _one_of_few(tenant_id: str) -> Iterator[None]:
+    """An upload is held in memory while it is judged. Raises TooManyUploads."""
+    with _counting:
+        if _under_way[tenant_id] >= UPLOADS_MAX:
+            raise TooManyUploads(f"At most {UPLOADS_MAX} at a time.", retry_after_s=2)
+        _under_way[tenant_id] += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _under_way[tenant_id] -= 1
+            if not _under_way[tenant_id]:
+                del _under_way[tenant_id]
 
 
 @router.get(f"{ALL}/{{int:version}}", response=VersionOut, auth=Needs(READ))

@@ -43,6 +43,7 @@ def upload_version(*, tenant_id: str, actor: str, server_id: str, upload: Upload
     if known is not None:
         return known, False
     with _blobs(tenant_id, upload) as modules:
+        connection.close()  # others need it while we wait
         verdict = wake.check_upload(
             tenant_id=tenant_id,
             modules=[

@@ -23,7 +23,6 @@ from smcp.common.ids import UlidField
 from smcp.common.sealing import open_sealed, seal
 
 CLAIM_LIFE_S: Final = 120
-KEPT_H: Final = 24
 KEY_MAX: Final = 255
 
 
@@ -127,8 +126,3 @@ class Claim:
         return IdempotentRequest.objects.filter(
             tenant_id=self.tenant_id, principal=self.principal, key=self.key
         )
-
-
-def forget_old_answers(*, now: datetime) -> int:
-    """As the system, now and then. Returns how many keys were forgotten."""
-    return IdempotentRequest.objects.filter(created_at__lt=now - timedelta(hours=KEPT_H)).delete()[0]

@@ -85,6 +85,18 @@ def test_the_same_content_at_the_same_time_is_one_version(busy_acme: TenantAtThe
     assert {answer.json()["number"] for answer in answers} == {1}
 
 
+def test_a_tenant_uploads_a_few_at_a_time_and_is_told_to_wait(busy_acme: TenantAtTheDoor) -> None:
+    server = make_server(busy_acme)
+    with ThreadPoolExecutor(12) as pool:
+        codes = [b"// %d\n%s" % (number, GOOD) for number in range(12)]
+        answers = list(pool.map(lambda code: upload(busy_acme, server, code), codes))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert {answer.json()["type"] for answer in refused} == {"urn:smcp:problem:too-many-uploads"}
+    numbers = sorted(answer.json()["number"] for answer in answers if answer.status_code == 201)
+    assert numbers == list(range(1, 13 - len(refused)))
+
+
 def test_an_upload_with_a_key_happens_once_whatever_its_boundary(busy_acme: TenantAtTheDoor) -> None:
     server, headers = make_server(busy_acme), {"idempotency-key": "upload-1"}
     first, again = (upload(busy_acme, server, headers=headers) for _ in range(2))
