@@ -25,9 +25,9 @@ from hosting.dataplane.gateway import Gateway
 from hosting.dataplane.logs import log
 from hosting.dataplane.metrics import Metrics
 from hosting.dataplane.proxy import Proxy
-from hosting.dataplane.relay import Streams
 from hosting.dataplane.reports import Reports
 from hosting.dataplane.settings import Settings
+from hosting.dataplane.streams import Streams
 from hosting.dataplane.upstream import Upstream
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -43,7 +43,6 @@ class App:
         self._settings = settings
         self._redis = connect_redis(settings.redis_url)
         self._metrics = Metrics()
-        self._follower = Follower(settings, self._redis)
         self._reports = Reports(
             installation=settings.installation,
             node=settings.node,
@@ -52,6 +51,7 @@ class App:
             metrics=self._metrics,
         )
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
+        self._follower = Follower(settings, self._redis, self._streams.recheck)
         self._upstream = Upstream(settings.dispatch_keys)
         proxy = Proxy(
             settings=settings,
@@ -64,6 +64,7 @@ class App:
             settings=settings,
             follower=self._follower,
             proxy=proxy,
+            streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
         )

@@ -31,6 +31,7 @@ class Caller:
     kind: Literal["api_key", "public", "probe"]
     principal: str
     sticky: str
+    key_id: str = ""  # of an API key
 
 
 def authenticate(
@@ -70,4 +71,4 @@ def _by_key(token: str, *, route: Route, table: Table, now: float) -> Caller:
     if credential.environments and route.environment not in credential.environments:
         raise Refusal(FORBIDDEN, "this API key is not for this environment", headers=INSUFFICIENT_SCOPE)
     principal = f"key:{credential.id}"
-    return Caller("api_key", principal, principal)
+    return Caller("api_key", principal, principal, credential.id)

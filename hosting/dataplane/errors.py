@@ -73,6 +73,7 @@ BAD_ORIGIN = Kind("bad_origin", 403, -32000, "this Origin may not call this serv
 UNAUTHENTICATED = Kind("unauthenticated", 401, -32000, "an API key is needed: Authorization: Bearer smcp_…")
 FORBIDDEN = Kind("forbidden", 403, -32000, "this key may not call this server")
 PROBE_ONLY_LOOKS = Kind("forbidden", 403, -32000, "a probe may only initialize, discover and list")
+ACCESS_ENDED = Kind("access_ended", 403, -32000, "access to this server has ended")
 BUSY = Kind("busy", 429, -32000, "too many requests are in flight for this server")
 OVERLOADED = Kind("overloaded", 503, -32603, "too many requests are in flight on this gateway")
 

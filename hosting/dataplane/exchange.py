@@ -58,13 +58,11 @@ class Exchange:
         "cors",
         "method",
         "path",
-        "query",
     )
 
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("ascii", "replace")
-        self.query: bytes = scope["query_string"]
         self.client: str = scope["client"][0]
         self.cors: Headers = ()  # what a browser is told with every answer, once its Origin was let in
         self._raw_headers: Iterable[tuple[bytes, bytes]] = scope["headers"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -49,7 +50,10 @@ def connect_redis(url: str) -> Redis:
 class Follower:
     """Owns the Table. `run` never ends by itself."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, on_change: Callable[[Table, AnyFact | None], None]
+    ) -> None:
+        """`on_change` hears of every fact that was news, and of a full reload (None)."""
         self.table: Table | None = None
         self.source = ""  # where the Table came from: "redis" or "disk"
         self.is_connected = False
@@ -59,6 +63,7 @@ class Follower:
         self.reloads = 0
         self.skipped = 0  # facts that could not be decoded
         self._settings = settings
+        self._on_change = on_change
         self._redis: Any = redis  # its annotations mix sync and async, text and bytes
         self._keys = Keys(settings.installation)
         self._loaded = asyncio.Event()
@@ -142,6 +147,7 @@ class Follower:
         self.reloads += 1
         self._loaded.set()
         self._changed(is_urgent=True)
+        self._on_change(table, None)
         self._confirm()
         log("routes.loaded", source="redis", epoch=table.epoch, cursor=table.cursor, counts=table.counts)
 
@@ -166,6 +172,7 @@ class Follower:
                 fact = self._decode(fields.get(b"fact", b""))
                 if fact is not None and table.apply(fact):
                     self._changed()
+                    self._on_change(table, fact)
                 table.cursor = _text(entry)
             if len(entries) < BATCH:
                 return

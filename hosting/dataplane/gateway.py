@@ -46,6 +46,7 @@ from hosting.dataplane.reports import Reports
 from hosting.dataplane.routes import Table
 from hosting.dataplane.sessions import Session, Sessions
 from hosting.dataplane.settings import Settings
+from hosting.dataplane.streams import Streams
 
 LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
 MAX_CLIENT_TEXT = 100
@@ -56,12 +57,20 @@ class Gateway:
     """All requests of one process. Its parts are made and ended by `app.py`."""
 
     def __init__(
-        self, *, settings: Settings, follower: Follower, proxy: Proxy, reports: Reports, metrics: Metrics
+        self,
+        *,
+        settings: Settings,
+        follower: Follower,
+        proxy: Proxy,
+        streams: Streams,
+        reports: Reports,
+        metrics: Metrics,
     ) -> None:
         self.is_draining = False
         self._settings = settings
         self._follower = follower
         self._proxy = proxy
+        self._streams = streams
         self._reports = reports
         self._metrics = metrics
         self._hosts = Hosts(shared=settings.shared_hosts, domain=settings.domain)
@@ -217,6 +226,7 @@ class Gateway:
     def _end_session(self, call: Call, table: Table, session: Session) -> None:
         revocation = tombstone(call, session)
         if table.apply(revocation):
+            self._streams.recheck(table, revocation)
             self._reports.revoke(revocation)
             self._metrics.sessions_ended.inc()
             if not call.is_probe:

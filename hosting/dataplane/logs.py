@@ -27,7 +27,7 @@ class _JsonLines(logging.Formatter):
         return _encode(line).decode()
 
 
-def configure_logs(level: int = logging.INFO) -> None:
+def configure_logs(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)

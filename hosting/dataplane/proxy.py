@@ -22,9 +22,10 @@ from hosting.dataplane.errors import BROKEN_ANSWER, NOTHING_DEPLOYED, Headers, R
 from hosting.dataplane.exchange import ClientGone
 from hosting.dataplane.logs import Damper
 from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.relay import Relay, Streams
+from hosting.dataplane.relay import Relay
 from hosting.dataplane.reports import Reports
 from hosting.dataplane.settings import Settings
+from hosting.dataplane.streams import Streams
 from hosting.dataplane.upstream import Answer, Upstream, UpstreamFailure
 from hosting.dataplane.verdicts import NOT_ITS_FAULT, judge, refuse_failure
 

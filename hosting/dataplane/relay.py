@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -23,6 +22,7 @@ from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
 from hosting.dataplane.era import META_SUBSCRIPTION, Spoken, hear
 from hosting.dataplane.errors import (
+    ACCESS_ENDED,
     ANSWER_CUT,
     ANSWER_TIMEOUT,
     ANSWER_TOO_LARGE,
@@ -35,7 +35,7 @@ from hosting.dataplane.errors import (
 from hosting.dataplane.exchange import ClientGone
 from hosting.dataplane.legacy import wrap_event_id
 from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.reports import Reports
+from hosting.dataplane.routes import Table
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
 from hosting.dataplane.upstream import Answer, UpstreamFailure
@@ -49,7 +49,7 @@ UNREAD_ANSWER_S = 120.0  # how long a legacy request is read on for a client who
 
 _Heard = tuple[Event, list[Spoken]]
 _NAMES = frozenset((b"message", b""))
-StopReason = Literal["client_gone", "drain"]
+StopReason = Literal["client_gone", "drain", "revoked"]
 
 
 class Relay:
@@ -79,6 +79,15 @@ class Relay:
     @property
     def is_listening(self) -> bool:
         return self._plan.is_listening
+
+    def is_admitted(self, table: Table) -> bool:
+        """Whether the caller would still be let in: a stream must not outlive what opened it."""
+        call, session = self._call, self._plan.session
+        if not table.has_route(call.route) or table.suspension_of(call.route) is not None:
+            return False
+        if session is not None and table.is_revoked(call.route.tenant, session.handle):
+            return False
+        return call.caller.kind != "api_key" or table.has_credential(call.route.tenant, call.caller.key_id)
 
     async def prepare(self) -> None:
         """For `initialize`: the head needs the session id, so the answer is awaited first. Raises Refusal, UpstreamFailure."""
@@ -124,6 +133,8 @@ class Relay:
                 self._task.uncancel()
             if self._stop == "drain":
                 await self._say_farewell()
+            elif self._stop == "revoked":
+                await self._send_errors(ACCESS_ENDED)
         except ClientGone:
             self._stop = "client_gone"
         finally:
@@ -252,37 +263,3 @@ class Relay:
                     return
             except UpstreamFailure:
                 return
-
-
-class Streams:
-    """All streams that are open, so that a drain finds them."""
-
-    def __init__(self, *, reports: Reports, metrics: Metrics) -> None:
-        self._reports = reports
-        self._metrics = metrics
-        self._open: set[Relay] = set()
-
-    @asynccontextmanager
-    async def open(self, call: Call, plan: Plan, relay: Relay) -> AsyncIterator[None]:
-        self._open.add(relay)
-        self._metrics.streams.inc()
-        if not call.is_probe:
-            self._reports.stream_opened(call.route, plan.target.release)
-        try:
-            yield
-        finally:
-            self._open.discard(relay)
-            self._metrics.streams.dec()
-            if not call.is_probe:
-                self._reports.stream_closed(call.route, plan.target.release)
-
-    def stop_listening(self) -> None:
-        """The first act of a drain: whoever only listens can listen elsewhere."""
-        for relay in list(self._open):
-            if relay.is_listening:
-                relay.stop("drain")
-
-    def stop_all(self) -> None:
-        """The last act: the time is up."""
-        for relay in list(self._open):
-            relay.stop("drain")

@@ -40,6 +40,13 @@ class Table:
         reason = self._suspensions.get((route.tenant, ""))
         return reason if reason is not None else self._suspensions.get((route.tenant, route.server_slug))
 
+    def has_route(self, route: Route) -> bool:
+        """Whether the Environment still has one, in whatever version."""
+        return route.key in self._facts
+
+    def has_credential(self, tenant: str, key_id: str) -> bool:
+        return f"credential/{tenant}/{key_id}" in self._facts
+
     def is_revoked(self, tenant: str, session: str) -> bool:
         return (tenant, session) in self._revocations
 

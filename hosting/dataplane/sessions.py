@@ -19,7 +19,6 @@ from hosting.dataplane.contract import Route
 from hosting.dataplane.seal import NotSealed, Seal, derive_key
 
 MAX_LIFE_S = 30 * 24 * 3600
-IDLE_LIFE_S = 24 * 3600
 MAX_ID = 512
 MAX_UPSTREAM_ID = 256
 _LAYOUT = 1

@@ -6,6 +6,7 @@ keeps its last good routes). A missing or malformed value is one sentence naming
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -45,6 +46,7 @@ class Settings:
     body_timeout_s: float = 30.0
     stalled_client_s: float = 60.0
     max_in_flight: int = 20_000
+    log_level: str = "INFO"
 
     @property
     def shared_hosts(self) -> frozenset[str]:
@@ -96,6 +98,9 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     url = text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080").rstrip("/")
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
         raise SettingsError("SMCP_GATEWAY_URL is not an http or https URL")
+    log_level = text("SMCP_LOG_LEVEL", "INFO").upper()
+    if log_level not in logging.getLevelNamesMapping():
+        raise SettingsError("SMCP_LOG_LEVEL is no level: DEBUG, INFO, WARNING or ERROR")
     return Settings(
         installation=text("SMCP_INSTALLATION"),
         node=text("SMCP_NODE_ID", f"{socket.gethostname()}-{secrets.token_hex(3)}"),
@@ -117,4 +122,5 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
         stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
         max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),
+        log_level=log_level,
     )

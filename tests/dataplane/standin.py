@@ -105,7 +105,7 @@ class Scripted:
         is_stateful = script.endswith("-stateful") and "mcp-method" not in headers
         session = headers.get("mcp-session-id")
         if method == "GET":
-            await self._get(is_stateful, session, headers, send)
+            await self._get(is_stateful, session, entry, receive, send)
         elif method == "DELETE":
             known = self._sessions.pop(session or "", None)
             await answer(send, 200 if known else 404, b"")
@@ -119,7 +119,9 @@ class Scripted:
             else:
                 await self._message(is_stateful, parsed, entry, receive, send)
 
-    async def _get(self, is_stateful: bool, session: str | None, headers: dict[str, str], send: Send) -> None:
+    async def _get(
+        self, is_stateful: bool, session: str | None, entry: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
         if not is_stateful:
             await answer(send, 405, b"", [("allow", "POST")])
             return
@@ -127,13 +129,23 @@ class Scripted:
             await answer(send, 404, error(None, -32001, "Session not found"))
             return
         await begin_stream(send)
-        last = headers.get("last-event-id")
+        last = entry["headers"].get("last-event-id")
         number = int(last.removeprefix("ev ")) + 1 if last else 1
-        while True:
-            await self._control.permit("get").acquire()
+        gone = asyncio.create_task(self._until_disconnect(entry, receive))
+        while await self._may_go_on("get", gone):
             note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": number}}
             await event(send, note, event_id=f"ev {number}")
             number += 1
+
+    async def _may_go_on(self, permit: str, gone: asyncio.Task[None]) -> bool:
+        """Waits for a permit; False when the caller left first. A permit is never taken for one who left."""
+        taking = asyncio.create_task(self._control.permit(permit).acquire())
+        await asyncio.wait([taking, gone], return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            if taking.done():
+                self._control.permit(permit).release()
+            taking.cancel()
+        return not gone.done()
 
     async def _message(
         self, is_stateful: bool, message: dict[str, Any], entry: dict[str, Any], receive: Receive, send: Send
@@ -234,12 +246,8 @@ class Scripted:
         gone = asyncio.create_task(self._until_disconnect(entry, receive))
         try:
             for at in range(asked["count"]):
-                if permit := asked.get("permit"):
-                    taking = asyncio.create_task(self._control.permit(permit).acquire())
-                    await asyncio.wait([taking, gone], return_when=asyncio.FIRST_COMPLETED)
-                    if gone.done():
-                        taking.cancel()
-                        return
+                if (permit := asked.get("permit")) and not await self._may_go_on(permit, gone):
+                    return
                 note = {
                     "jsonrpc": "2.0",
                     "method": "notifications/progress",

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hosting.dataplane.contract import Limits
+from hosting.dataplane.contract import Limits, Suspension
 from tests.dataplane.harness import World, call_of, error_of, events_of, modern_request, next_event
 from tests.waiting import wait_for
 
@@ -197,3 +197,61 @@ def test_places_in_flight_are_bounded_and_given_back(world: World) -> None:
         world.standin.go("places", 2)
         assert next_event(first.iter_lines())
     wait_for(lambda: caller.call("echo").status_code == 200, 5, what="a place to be free")
+
+
+class TestAccessEnds:
+    """A stream does not outlive what opened it."""
+
+    def wait_for_the_end_of(self, world: World, count: int) -> None:
+        def ended() -> bool:
+            return sum(bool(entry.get("disconnected")) for entry in world.standin.seen) == count
+
+        wait_for(ended, 5, what="the server to be told of the end")
+
+    @pytest.mark.acceptance("S4.19")
+    def test_a_suspension_ends_the_tenants_streams_and_no_others(self, world: World) -> None:
+        route = world.server("access-suspended", world.target("scripted-stateful"))
+        caller = world.caller(route)
+        neighbour = world.caller(world.server("access-neighbour", world.target("scripted-stateful")))
+        suspension = Suspension(
+            tenant=route.tenant, version=1, server_slug=route.server_slug, reason="unpaid"
+        )
+        with (
+            caller.stream("GET") as listening,
+            caller.stream(body=call_of("stream", count=1, permit="never")) as calling,
+            neighbour.stream("GET") as spared,
+        ):
+            world.publisher.publish(suspension)
+            assert events_of(listening.read().decode()) == []
+            assert (
+                events_of(calling.read().decode())[-1]["error"]["message"]
+                == "access to this server has ended"
+            )
+            world.standin.go("get")
+            assert next_event(spared.iter_lines())
+
+    def test_a_revoked_key_ends_its_streams(self, world: World) -> None:
+        route = world.server("access-key", world.target("scripted-stateful"))
+        caller = world.caller(route, world.key(id="r" * 26))
+        other = world.caller(route)
+        with caller.stream("GET") as ended, other.stream("GET") as spared:
+            world.key(id="r" * 26, is_gone=True)
+            ended.read()
+            self.wait_for_the_end_of(world, 1)
+            world.standin.go("get")
+            assert next_event(spared.iter_lines())
+
+    @pytest.mark.acceptance("S3.11")
+    def test_the_end_of_a_session_ends_its_streams(self, world: World) -> None:
+        caller = world.caller(world.server("access-session", world.target("scripted-stateful")))
+        with caller.stream("GET") as ended:
+            assert caller.send("DELETE").status_code == 204
+            ended.read()
+
+    def test_a_reload_ends_the_streams_of_what_is_gone(self, world: World) -> None:
+        route = world.server("access-reload", world.target("scripted-stateful"))
+        caller = world.caller(route)
+        with caller.stream("GET") as ended:
+            world.publisher.client.hdel(world.publisher.keys.facts, route.key, f"{route.key}#v")
+            world.publisher.new_epoch()
+            ended.read()
