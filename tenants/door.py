@@ -13,6 +13,7 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Schema
@@ -46,6 +47,8 @@ def door(view: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(view)
     def carried_out(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         with acting(call_of(request)):
+            if request.method == "PATCH":
+                _one_at_a_time(request.path)
             claim = claim_of(request, fingerprint=request.body) if request.method == "POST" else None
             kept = claim.take(now=timezone.now()) if claim else None
             if kept is None:
@@ -56,6 +59,12 @@ def door(view: Callable[..., Any]) -> Callable[..., Any]:
             return respond(request, kept)
 
     return carried_out
+
+
+def _one_at_a_time(path: str) -> None:
+    """Until the transaction ends: of two changes that saw the same entity tag, the second sees what the first did."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"patch:{path}"])
 
 
 def acting(call: Call) -> AbstractContextManager[None]:

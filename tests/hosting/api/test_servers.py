@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -67,6 +69,20 @@ def test_a_server_is_described_anew_only_by_who_saw_it(acme: TenantAtTheDoor) ->
     assert changed.json()["description"] == "Rain"
     assert changed.headers["etag"] == caller.get(path).headers["etag"] != tag
     assert caller.request("PATCH", path, json={"name": "x"}, headers={"if-match": tag}).status_code == 412
+
+
+def test_of_two_changes_at_once_from_the_same_view_one_is_told_that_it_is_late(acme: TenantAtTheDoor) -> None:
+    path = make_server(acme)
+    caller, together = acme.caller("api:write"), Barrier(6)
+    tag = caller.get(path).headers["etag"]
+
+    def change(number: int) -> int:
+        together.wait(20)
+        body = {"description": f"by {number}"}
+        return caller.request("PATCH", path, json=body, headers={"if-match": tag}).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(change, range(6))) == [200, 412, 412, 412, 412, 412]
 
 
 def test_suspending_a_server_is_published_at_once(acme: TenantAtTheDoor, redis_url: str) -> None:
