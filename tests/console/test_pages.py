@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from smcp.common.tenancy import as_system
 from tenants.models import User
 from tests.console.conftest import Visitor
 from tests.console.pages import LISTS
 from tests.console.world import World
+from tests.factories import make_environment, make_server
 
 pytestmark = pytest.mark.browser
 
@@ -56,6 +58,16 @@ def test_every_page_of_an_empty_platform_says_what_to_do_next(
     page = visitor.open("/deploy/")
     page.locator("#content").get_by_role("link", name="Create a tenant").click()
     expect(page).to_have_title("Create a tenant · SMCP")
+
+
+def test_what_was_never_deployed_has_pages_too(visitor: Visitor, world: World) -> None:
+    with as_system():
+        server = make_server(world.tenant)
+        environment = make_environment(server, world.account)
+    page = visitor.open(f"/hosting/server/{server.id}/")
+    expect(page.get_by_text("nothing yet")).to_be_visible()
+    page = visitor.open(f"/hosting/environment/{environment.id}/")
+    expect(page.locator("#health")).to_contain_text("never")
 
 
 def test_the_dashboard_counts_and_names_what_is_wrong(visitor: Visitor, world: World) -> None:

@@ -21,8 +21,8 @@ NONE = format_html('<span class="c-none">{}</span>', "—")
 
 @register.filter
 def ago(at: datetime | None, when_none: str = "") -> SafeString:
-    """`3 minutes ago`, with the exact time on hover. The page's script keeps it true."""
-    if at is None:
+    """`3 minutes ago`, with the exact time on hover. The page's script keeps it true. What a template does not find is ""."""
+    if not at:
         return format_html('<span class="c-none">{}</span>', when_none or "—")
     return format_html(
         '<time class="c-time" datetime="{}" title="{}" data-ago>{}</time>',
