@@ -249,8 +249,8 @@ class Gateway:
             principal=call.caller.principal,
             event="opened" if is_open else "ended",
             at=call.now,
-            client_name=str(client.get("name", ""))[:MAX_CLIENT_TEXT],
-            client_version=str(client.get("version", ""))[:MAX_CLIENT_TEXT],
+            client_name=_client_text(client.get("name", "")),
+            client_version=_client_text(client.get("version", "")),
             protocol_version=session.revision,
         )
         self._reports.session(report)
@@ -275,3 +275,10 @@ class Gateway:
                 self._in_flight[key] = left
             else:
                 del self._in_flight[key]
+
+
+def _client_text(said: object) -> str:
+    """What a client calls itself, as text that can be stored and shown: no control characters, no halves of surrogate pairs."""
+    return "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(said)[:MAX_CLIENT_TEXT]
+    )

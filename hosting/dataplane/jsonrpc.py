@@ -1,8 +1,8 @@
 """From the bytes of a body to MCP messages, refusing whatever two readers could read differently.
 
-Refused: anything but UTF-8 JSON, NaN and Infinity, nesting deeper than MAX_DEPTH, and a key that stands twice in one of the
-top three levels (the message, its params, and what stands in those): a server behind us might take the other copy than the
-one we checked. The body itself goes on unchanged.
+Refused: anything but UTF-8 JSON, NaN and Infinity, nesting deeper than MAX_DEPTH, an id or method that UTF-8 cannot say (half
+a surrogate pair, which JSON can escape), and a key that stands twice in one of the top three levels (the message, its params,
+and what stands in those): a server behind us might take the other copy than the one we checked. The body itself goes on unchanged.
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ def _repeats_a_key(value: Any, levels: int) -> bool:
     return any(_repeats_a_key(item, levels - 1) for item in inside if isinstance(item, dict | list))
 
 
+def _is_sayable(text: str) -> bool:
+    """Whether we can say it again: a lone surrogate cannot be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _message(value: Any) -> Message:
     if not isinstance(value, dict):
         raise Refusal(INVALID_REQUEST)
@@ -93,6 +102,8 @@ def _message(value: Any) -> Message:
     request_id: JsonRpcId = given if isinstance(given, str | int) and not isinstance(given, bool) else None
     if isinstance(request_id, str) and len(request_id) > MAX_ID:
         raise Refusal(INVALID_REQUEST, "the id is too long")
+    if isinstance(request_id, str) and not _is_sayable(request_id):
+        raise Refusal(INVALID_REQUEST, "the id is not Unicode text")
     if value.get("jsonrpc") != "2.0":
         raise Refusal(INVALID_REQUEST, 'jsonrpc must be "2.0"', request_id=request_id)
     if _repeats_a_key(value, 3):
@@ -108,6 +119,7 @@ def _message(value: Any) -> Message:
     if (
         not isinstance(method, str)
         or not 0 < len(method) <= MAX_METHOD
+        or not _is_sayable(method)
         or "result" in value
         or "error" in value
     ):

@@ -64,7 +64,7 @@ class Reports:
         self._metrics = metrics
         self._windows: dict[tuple[str, str], _Window] = {}
         self._streams: dict[tuple[str, str], tuple[str, int]] = {}  # tenant, how many
-        self._buffer: deque[AnyReport] = deque()
+        self._buffer: deque[bytes] = deque()
         self._revocations: deque[Revocation] = deque()
         self._publish = redis.register_script(PUBLISH_LUA)
 
@@ -139,10 +139,12 @@ class Reports:
         return self._streams.get(key, ("", 0))[1]
 
     def _put(self, report: AnyReport) -> None:
+        # Written here, where whoever made it hears of an error: behind the buffer one bad report would stop them all.
+        written = encode(report)
         if len(self._buffer) >= MAX_BUFFERED:
             self._buffer.popleft()
             self._metrics.reports_lost.inc()
-        self._buffer.append(report)
+        self._buffer.append(written)
 
     def _close_windows(self) -> None:
         for (environment, release), (tenant, _) in self._streams.items():
@@ -181,10 +183,10 @@ class Reports:
         except (RedisError, OSError, TimeoutError) as exc:
             log("reports.held", reason=type(exc).__name__, held=len(self._buffer))
 
-    async def _send_batch(self, batch: list[AnyReport]) -> None:
+    async def _send_batch(self, batch: list[bytes]) -> None:
         pipe = self._redis.pipeline(transaction=True)
         for report in batch:
-            pipe.xadd(self._keys.reports, {"report": encode(report)}, maxlen=REPORTS_KEPT, approximate=True)
+            pipe.xadd(self._keys.reports, {"report": report}, maxlen=REPORTS_KEPT, approximate=True)
         try:
             await pipe.execute()
         except BaseException:

@@ -56,6 +56,13 @@ class TestJson:
             refusals.append((refusal.status, json.loads(refusal.body())["error"]["code"]))
         assert set(refusals) <= {(400, -32700), (400, -32600)}
 
+    @given(half=st.characters(categories=["Cs"]), place=st.sampled_from(["id", "method"]))
+    def test_an_id_or_method_that_utf8_cannot_say_is_refused(self, half: str, place: str) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "x", place: half}).encode()
+        with pytest.raises(Refusal) as refused:
+            parse(body)
+        assert json.loads(refused.value.body())["error"]["code"] == -32600
+
     @given(key=st.text(max_size=5), path=st.sampled_from(["", "params", "arguments"]), filler=JSON)
     def test_a_key_twice_in_the_top_three_levels_is_refused(self, key: str, path: str, filler: Any) -> None:
         name, value = json.dumps(key), json.dumps(filler)

@@ -70,6 +70,22 @@ def test_a_session_is_told_when_it_opens_and_when_it_ends(world: World) -> None:
     assert caller.headers["mcp-session-id"] not in str(opened)
 
 
+@pytest.mark.acceptance("S4.19")
+@pytest.mark.parametrize("name", ["\ud800", "a\x00b", "line\nbreak", {"not": "text\udfff"}])
+def test_whatever_a_client_calls_itself_is_told_as_text_and_the_reports_go_on(
+    world: World, name: object
+) -> None:
+    route = world.server("reports-names")
+    caller = world.caller(route, session=False)
+    assert caller.initialize(clientInfo={"name": name, "version": "1"}).status_code == 200
+    other = world.server("reports-names-after")
+    world.caller(other)
+    wait_for(lambda: sessions(world, other), 5)
+    told = sessions(world, route)[-1].client_name
+    assert told.isprintable()
+    assert told == told.encode().decode()
+
+
 @pytest.mark.acceptance("P3")
 def test_a_probe_leaves_no_trace(world: World) -> None:
     route = world.server("reports-probe")
