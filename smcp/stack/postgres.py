@@ -116,7 +116,7 @@ class Postgres:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             path, keep_fds = f"/proc/self/fd/{descriptor}", (descriptor,)  # type: ignore[assignment]
         return Process(
-            name="postgres",
+            name=program,
             command=(str(_programs(account) / program), "-D", path, *flags),
             environ={"LC_ALL": "C", "TZ": "UTC"},
             directory=Path("/"),
@@ -138,6 +138,13 @@ def _close(process: Process) -> None:
 def _account() -> pwd.struct_passwd | None:
     """Whom to run as; None: as ourselves. Raises CannotInstall when root finds nobody else."""
     if os.geteuid() != 0:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError as exc:
+            raise CannotInstall(
+                f"Postgres needs an account to run as, and uid {os.geteuid()} has no name on this machine: "
+                "add it to /etc/passwd, or set DATABASE_URL."
+            ) from exc
         return None
     try:
         return pwd.getpwnam("nobody")
