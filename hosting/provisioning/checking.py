@@ -30,13 +30,14 @@ HARMLESS: Final = frozenset({"plain_text", "json", "version_metadata", "durable_
 
 def check(*, check_id: str, request: Mapping[str, Any]) -> None:
     """Does what `wake.check_upload` asks for and puts the verdict where it is waited for."""
-    verdict = json.dumps(_verdict(check_id, request))
+    verdict = json.dumps(judge(check_id, request))
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         key = wake.verdict_key(check_id)
         client.pipeline().rpush(key, verdict).expire(key, VERDICT_KEPT_S).execute()
 
 
-def _verdict(check_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def judge(check_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A `wake.Verdict` as JSON, or `unavailable` with the reason when there is none to be had now."""
     try:
         upload = _upload(request)
     except BlobMissing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -10,8 +12,9 @@ from pytest_django import Settings
 
 from hosting.models import Account
 from hosting.provisioning.accounts import ensure_account
+from tests.hosting.provisioning.workers import StartWorker, Worker
 from tests.hosting.provisioning.world import World, make_world
-from tests.parts import PlatformEdge
+from tests.parts import Parts, PlatformEdge
 
 
 @pytest.fixture
@@ -45,3 +48,17 @@ def make(edge: PlatformEdge, account: Account) -> Iterator[Callable[[], World]]:
 @pytest.fixture
 def world(make: Callable[[], World]) -> World:
     return make()
+
+
+@pytest.fixture
+def start_worker(parts: Parts, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts Celery workers; whatever became of them, they are gone after the test."""
+    started: list[Worker] = []
+
+    def start(**options: Any) -> Worker:
+        started.append(Worker(parts, tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()

@@ -7,16 +7,17 @@ A step is held open from outside: the edge is slow to answer one call, the code 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from hosting.models import Environment, Operation, Release, Step
+from hosting import names
+from hosting.cloudflare.port import ResourceKind
+from hosting.models import Environment, Operation, Release, Resource, Step
 from smcp.common.tenancy import as_system
-from tests.hosting.provisioning.workers import LEASE_S, TIMEOUT_S, Worker
+from tests.hosting.provisioning.workers import LEASE_S, TIMEOUT_S, StartWorker, Worker
 from tests.hosting.provisioning.world import World
 from tests.parts import Parts
 from tests.waiting import wait_for
@@ -40,20 +41,6 @@ CALLS = {
     "upload": "scripts.put",
     "remove_releases": "scripts.delete",
 }
-StartWorker = Callable[..., Worker]
-
-
-@pytest.fixture
-def start_worker(parts: Parts, tmp_path: Path) -> Iterator[StartWorker]:
-    started: list[Worker] = []
-
-    def start(**environ: object) -> Worker:
-        started.append(Worker(parts, tmp_path, **environ))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
 
 
 @contextmanager
@@ -61,7 +48,7 @@ def row_locked(parts: Parts, table: str, row_id: str) -> Iterator[None]:
     """Somebody else holds a row the step must write."""
     with psycopg.connect(parts.places.logins.system) as other:
         other.execute("SET ROLE smcp_system")
-        other.execute(f"SELECT 1 FROM {table} WHERE id = %s FOR UPDATE", [row_id])  # type: ignore[arg-type]
+        other.execute(f"SELECT 1 FROM {table} WHERE id = %s FOR UPDATE", [row_id])
         yield
         other.rollback()
 
@@ -104,7 +91,7 @@ def wait_finished(world: World, operation: Operation, worker: Worker) -> Operati
         now = world.again(operation)
         return now if now.finished_at else None
 
-    return wait_for(finished, 60, what="the operation to end")  # type: ignore[return-value]
+    return wait_for(finished, 60, what="the operation to end")
 
 
 @pytest.fixture
@@ -213,3 +200,29 @@ def test_an_operation_is_taken_over_only_after_its_lease(
         wait_for(lambda: world.again(third).fence > held.fence, 30, what="the takeover")
         operation = wait_finished(world, third, survivor)
     assert operation.state == Operation.State.SUCCEEDED
+
+
+def test_a_bucket_with_ten_thousand_objects_is_emptied_although_the_worker_dies_on_the_way(
+    world: World, start_worker: StartWorker
+) -> None:
+    world.deploy((world.version(), 100))
+    [release] = world.serving()
+    for part in range(5):
+        world.ask(release.script_name, "fill", at=f"part-{part}", count=2000)
+    operation = world.begin_retire()
+
+    def bucket() -> Resource:
+        with as_system():
+            return Resource.objects.get(tenant_id=world.tenant_id, kind=ResourceKind.R2_BUCKET)
+
+    victim = start_worker()
+    wait_for(lambda: bucket().progress.get("objects_removed", 0) >= 1000, 60, what="a first thousand to go")
+    victim.kill()
+    assert bucket().progress["objects_removed"] < 10_000
+    survivor = start_worker()
+    operation = wait_finished(world, operation, survivor)
+    assert operation.state == Operation.State.SUCCEEDED, operation.error
+    assert bucket().state == Resource.State.DELETED
+    assert names.janitor_name(bucket().id) not in world.in_account()
+    assert world.in_account() == world.in_ledger()
+    assert world.open_rows() == []

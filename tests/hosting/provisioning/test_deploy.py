@@ -15,7 +15,7 @@ from hosting import names
 from hosting.dataplane.contract import Keys, Route, decode_fact
 from hosting.models import Environment, Operation, Release, Resource
 from hosting.operations.deployments import OperationUnderWay, deploy_version, plan_deploy
-from hosting.provisioning.plan import BindingChanged, NoPercentages, SecretMissing, TargetsInvalid
+from hosting.provisioning.plan import BindingChanged, SecretMissing, TargetsInvalid
 from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.world import ALL_KINDS, World
 
@@ -29,7 +29,7 @@ def route_of(world: World) -> Route | None:
     return cast(Route, decode_fact(raw)) if raw else None
 
 
-@pytest.mark.acceptance("S4.1", "S4.9", "S4.10", "S4.11")
+@pytest.mark.acceptance("S4.1", "S4.9", "S4.10", "S4.11", "S4.32")
 def test_a_deployed_server_has_its_own_worker_and_its_own_storage(world: World) -> None:
     world.deploy((world.version(), 100))
     [release] = world.serving()
@@ -225,52 +225,3 @@ def test_another_tenants_environment_or_version_is_not_there(make: Make) -> None
                 targets=[(wanted.id, 100)],
                 now=timezone.now(),
             )
-
-
-DURABLE = b"""
-import { DurableObject } from "cloudflare:workers";
-export class Counter extends DurableObject {
-  async next() {
-    const n = ((await this.ctx.storage.get("n")) ?? 0) + 1;
-    await this.ctx.storage.put("n", n);
-    return n;
-  }
-}
-export default {
-  async fetch(request, env) {
-    if (request.method !== "POST") return new Response(null, { status: 405 });
-    const { id, method, params } = await request.json();
-    const stub = env.COUNTER.get(env.COUNTER.idFromName("one"));
-    const results = {
-      initialize: () => ({ protocolVersion: params.protocolVersion, capabilities: {}, serverInfo: { name: "d", version: "1" } }),
-      count: async () => ({ n: await stub.next(), version: VERSION }),
-    };
-    if (!results[method]) return Response.json({ jsonrpc: "2.0", id, error: { code: -32601, message: "no" } }, { status: 404 });
-    return Response.json({ jsonrpc: "2.0", id, result: await results[method]() });
-  },
-};
-"""
-COUNTER = [{"type": "durable_object_namespace", "name": "COUNTER", "class_name": "Counter"}]
-FIRST_MIGRATION = {"new_tag": "v1", "steps": [{"new_sqlite_classes": ["Counter"]}]}
-
-
-def durable(world: World, number: int, **more: object) -> object:
-    code = DURABLE.replace(b"VERSION", str(number).encode())
-    return world.version(code, bindings=COUNTER, **{"migrations": FIRST_MIGRATION, **more})
-
-
-def test_durable_objects_keep_their_script_and_their_data_through_deploys_and_rollbacks(world: World) -> None:
-    one, two = durable(world, 1), durable(world, 2, migrations=None)
-    world.deploy((one, 100))
-    [first] = world.serving()
-    assert world.ask(first.script_name, "count") == {"n": 1, "version": 1}
-    world.deploy((two, 100))
-    [second] = world.serving()
-    assert second.script_name == first.script_name
-    assert world.ask(second.script_name, "count") == {"n": 2, "version": 2}
-    world.deploy((one, 100))
-    [third] = world.serving()
-    assert world.ask(third.script_name, "count") == {"n": 3, "version": 1}
-    assert world.in_ledger() == world.in_account()
-    with pytest.raises(NoPercentages):
-        world.begin_deploy((one, 50), (two, 50))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.waiting import wait_for
 
 LEASE_S = 4
 TIMEOUT_S = 2
+StartWorker = Callable[..., "Worker"]
 
 
 class Worker:

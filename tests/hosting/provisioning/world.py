@@ -32,6 +32,9 @@ ALL_KINDS: Sequence[Mapping[str, Any]] = (
     {"type": "r2_bucket", "name": "FILES"},
     {"type": "d1", "name": "ROWS"},
 )
+COUNTER: Sequence[Mapping[str, Any]] = (
+    {"type": "durable_object_namespace", "name": "COUNTER", "class_name": "Counter"},
+)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 UNFINISHED = (Operation.State.PENDING, Operation.State.RUNNING, Operation.State.UNWINDING)
 

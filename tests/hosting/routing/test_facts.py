@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import cast
 
 import pytest
@@ -64,7 +63,7 @@ def serving_environment() -> Environment:
         environment = factories.make_environment(server, factories.make_account(), route_version=1)
         first = factories.make_release(environment, factories.make_version(server), issues_sessions=True)
         second = factories.make_release(environment, factories.make_version(server), eras=["modern"])
-        factories.make_deployment(environment, [(first, Decimal("75")), (second, Decimal("25"))])
+        factories.make_deployment(environment, [(first, 75), (second, 25)])
     return environment
 
 
