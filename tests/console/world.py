@@ -46,8 +46,8 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         suspended_reason="The invoice of October is unpaid",
         suspended_at=now - timedelta(days=2),
     )
-    make.make_member(acme, make.make_user(f"{prefix}ada@example.com"), "owner")
-    make.make_member(acme, make.make_user(f"{prefix}grace@example.com"), "developer")
+    make.make_member(acme, make.make_user(f"{prefix}ada@example.com", password=None), "owner")
+    make.make_member(acme, make.make_user(f"{prefix}grace@example.com", password=None), "developer")
     make.make_api_key(
         acme, name="Claude on Ada's laptop", created_by=actor, last_used_at=now - timedelta(minutes=4)
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q
 from django.utils import timezone
 
 from hosting.models import (
@@ -168,11 +168,3 @@ def _first_steps(*, has_account: bool, has_tenant: bool, has_server: bool) -> li
         },
     ]
     return [] if all(s["done"] for s in steps) else steps
-
-
-def total_requests(environment_id: str, tenant_id: str) -> int:
-    """Requests of an Environment in the last 24 hours."""
-    row = LatencySample.objects.filter(
-        tenant_id=tenant_id, environment_id=environment_id, minute__gte=timezone.now() - timedelta(hours=24)
-    ).aggregate(n=Sum("requests"))
-    return row["n"] or 0

@@ -34,7 +34,6 @@ def context(server: Server) -> dict[str, Any]:
         "server": server,
         "environments": [_environment(e) for e in environments],
         "primary": next((e for e in environments if e.slug == "production"), next(iter(environments), None)),
-        "endpoint": describe_endpoint(environments[0]) if environments else None,
         "versions": versions,
         "operations": Operation.objects.filter(tenant_id=server.tenant_id, server=server).select_related(
             "environment"

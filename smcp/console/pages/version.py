@@ -23,6 +23,5 @@ def context(version: Version) -> dict[str, Any]:
         "releases": Release.objects.filter(tenant_id=version.tenant_id, version=version).select_related(
             "environment__server"
         )[:20],
-        "environments": version.server.environments.filter(state="active").order_by("slug"),
         "people": describe([version.created_by]),
     }
