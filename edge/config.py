@@ -47,7 +47,7 @@ class Config:
     allowed_hosts: frozenset[str] = frozenset()
     idle_s: float = 300.0
     recycle_mb: int = 192
-    max_running: int = 500
+    max_running: int = 200
     local_egress: frozenset[str] = frozenset()
 
     def account(self, account_id: str) -> Account | None:
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         help="a Worker with more memory is started afresh",
     )
     parser.add_argument(
-        "--max-running", type=int, default=500, help="beyond this many, idle Workers are stopped"
+        "--max-running", type=int, default=200, help="beyond this many, idle Workers are stopped"
     )
     parser.add_argument(
         "--local-egress",

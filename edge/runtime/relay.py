@@ -22,6 +22,7 @@ from aiohttp import (
     hdrs,
     web,
 )
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
@@ -124,11 +125,17 @@ async def answer_with(
             return await _tunnel(request, upstream, answer, progress)
         if wants_websocket(request):
             answer.force_close()
+        # A short answer is here as a whole by now, and leaves in one piece with its head.
+        first = upstream.content.read_nowait()
+        answer.waits_for_body = bool(first) or upstream.content.at_eof()
         await answer.prepare(request)
+        if first and not upstream.content.at_eof():
+            await answer.write(first)
+            first = b""
         async for chunk in upstream.content.iter_any():
             progress()
             await answer.write(chunk)
-        await answer.write_eof()
+        await answer.write_eof(first)
     except ClientPayloadError:
         # Cut off here as well, so what the client has does not look complete.
         if request.transport is not None:
@@ -142,7 +149,16 @@ async def answer_with(
 
 
 class Passed(web.StreamResponse):
-    """An answer with the upstream's headers and no others: aiohttp would add a content type, a date and itself."""
+    """An answer with the upstream's headers and no others: aiohttp would add a content type, a date and itself.
+
+    With `waits_for_body` the head is sent together with the first bytes of the body.
+    """
+
+    waits_for_body = False
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        self._send_headers_immediately = not self.waits_for_body
+        return await super()._start(request)
 
     async def _prepare_headers(self) -> None:
         absent = [name for name in (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER) if name not in self.headers]

@@ -11,7 +11,6 @@ import logging
 import os
 import resource
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +44,6 @@ class Runtime:
         self._root = config.data / "scripts"
         self._workers: dict[ScriptKey, Worker] = {}
         self._locks: dict[ScriptKey, asyncio.Lock] = {}
-        self._waiting: Counter[ScriptKey] = Counter()
         self._router = Router(config, self.worker)
         self._egress = Egress(config.local_egress)
         self._isolation = Isolation()

@@ -19,6 +19,7 @@ def test_readiness_says_which_isolation_is_on(edge: EdgeProcess) -> None:
     assert isolation["process_per_script"] is True
 
 
+@pytest.mark.acceptance("S4.5")
 def test_two_scripts_do_not_share_storage(stage: Stage, other_stage: Stage) -> None:
     for first, second in ((stage, stage), (stage, other_stage)):
         bindings = [first.storage() + OBJECTS["bindings"], second.storage() + OBJECTS["bindings"]]
@@ -121,6 +122,7 @@ def test_processes_have_no_network_no_privileges_and_users_of_their_own(stage: S
     assert len(set(users)) == len(users)
 
 
+@pytest.mark.acceptance("S4.14", "S0.6")
 def test_a_busy_loop_is_killed_and_neighbours_are_not_disturbed(stage: Stage) -> None:
     looping, neighbour = stage.deploy(limits={"cpu_ms": 300}), stage.deploy()
     assert stage.call(neighbour, "/grow?mb=1").text == "1"
@@ -136,6 +138,7 @@ def test_the_dispatcher_may_set_a_stricter_cpu_limit(stage: Stage) -> None:
     assert (answer.status_code, answer.text) == (502, "Worker exceeded CPU time limit.")
 
 
+@pytest.mark.acceptance("S4.13")
 def test_a_script_that_fills_its_heap_dies_alone(stage: Stage) -> None:
     greedy, neighbour = stage.deploy(), stage.deploy()
     assert stage.call(neighbour, "/grow?mb=1").text == "1"
@@ -157,3 +160,20 @@ def test_nothing_of_code_or_secrets_stays_beside_a_running_process(stage: Stage)
     for path in (stage.edge.data / "scripts").rglob("*"):
         if path.is_file():
             assert b"quite-a-secret" not in path.read_bytes()
+
+
+@pytest.mark.acceptance("S4.16")
+def test_a_script_sees_no_file_of_the_machine(stage: Stage) -> None:
+    code = """
+      import fs from "node:fs";
+      export default { fetch() {
+        const seen = {};
+        for (const path of ["/etc/passwd", "/proc/self/status", "/proc/self/cwd", "console.log", "."]) {
+          try { seen[path] = String(fs.statSync(path).isFile() && fs.readFileSync(path)); }
+          catch (error) { seen[path] = "error"; }
+        }
+        return Response.json({ seen, root: fs.readdirSync("/") });
+      } }"""
+    answer = stage.call(stage.deploy(code, compatibility_flags=["nodejs_compat"])).json()
+    assert set(answer["seen"].values()) <= {"error", "false"}
+    assert not {"etc", "proc", "home", "root", "usr"} & set(answer["root"])

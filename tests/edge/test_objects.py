@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from aiohttp import ClientWebSocketResponse
 
 from tests.edge.harness import ACCOUNT_A, EdgeProcess, error, result
@@ -114,6 +115,7 @@ async def say(socket: ClientWebSocketResponse, text: str) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.acceptance("S0.8")
 async def test_a_websocket_outlives_the_hibernation_of_its_object(stage: Stage) -> None:
     name = objects(stage)
     async with stage.session(name) as session, session.ws_connect(stage.url("/object/socket")) as socket:
