@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from smcp.common.healthz import healthz
 
@@ -11,7 +11,7 @@ urlpatterns: list[URLPattern | URLResolver] = [path("healthz", healthz)]
 if settings.DOOR == "api":
     from smcp.api import api
 
-    urlpatterns += [path("api/v1/", api.urls)]
+    urlpatterns += [path("api/v1/", include("smcp.docs")), path("api/v1/", api.urls)]
 if settings.DOOR == "console":
     from django.contrib import admin
 

@@ -46,9 +46,7 @@ class TooManyStreams(TooMany):
     auth=NeedsInLoop(READ),
     openapi_extra={
         "responses": {
-            "200": {
-                "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/OperationOut"}}}
-            }
+            200: {"content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/OperationOut"}}}}
         }
     },
 )
