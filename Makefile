@@ -14,7 +14,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-22s %s\n' "$$name" "$$text"; done
 
 up: install ## run the whole platform on this machine; Ctrl-C stops it
-	@exec $(BIN)/python manage.py up
+	@exec $(BIN)/python -m smcp.stack
 
 test: install-dev ## run the whole test suite (ARGS="tests/edge -k …" for a part of it)
 	@$(BIN)/python -m tests.checks test $(ARGS)

@@ -123,7 +123,7 @@ def start_postgres(parts: Parts) -> Child:
         child = spawn(process)
     finally:
         parts.postgres.close(process)
-    _await_ready(child, parts.postgres)
+    await_ready(child, parts.postgres)
     passwords = {
         "smcp_owner": parts.secrets.owner_password,
         "smcp_app": parts.secrets.app_password,
@@ -135,11 +135,11 @@ def start_postgres(parts: Parts) -> Child:
 
 def start_redis(parts: Parts) -> Child:
     child = spawn(parts.redis.process())
-    _await_ready(child, parts.redis)
+    await_ready(child, parts.redis)
     return child
 
 
-def _await_ready(child: Child, part: Postgres | Redis) -> None:
+def await_ready(child: Child, part: Postgres | Redis) -> None:
     def is_up() -> bool:
         assert child.exit_code() is None, child.why_it_ended()
         return part.is_ready()

@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from smcp.stack.errors import NotAllowed
 from smcp.stack.install import ROOT
@@ -35,6 +36,14 @@ PORTS = {
     "edge_workers": ("SMCP_EDGE_WORKERS_PORT", 8788),
     "postgres": ("SMCP_POSTGRES_PORT", 5433),
     "redis": ("SMCP_REDIS_PORT", 6380),
+}
+
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+URLS = {
+    "DATABASE_URL": POSTGRES_SCHEMES,
+    "SMCP_APP_DATABASE_URL": POSTGRES_SCHEMES,
+    "SMCP_SYSTEM_DATABASE_URL": POSTGRES_SCHEMES,
+    "REDIS_URL": ("redis", "rediss"),
 }
 
 
@@ -99,6 +108,8 @@ def parse_config(environ: Mapping[str, str] = os.environ) -> Config:
         raise NotAllowed(
             "Set both CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID, or neither to use the local edge."
         )
+    for variable, schemes in URLS.items():
+        check_url(variable, environ.get(variable, ""), schemes)
     app_url, system_url = (
         environ.get("SMCP_APP_DATABASE_URL", ""),
         environ.get("SMCP_SYSTEM_DATABASE_URL", ""),
@@ -121,6 +132,19 @@ def parse_config(environ: Mapping[str, str] = os.environ) -> Config:
         dispatch_url=environ.get("SMCP_DISPATCH_URL", ""),
         public_urls={name: environ.get(f"SMCP_{name.upper()}_URL", "").rstrip("/") for name in DOORS},
     )
+
+
+def check_url(variable: str, url: str, schemes: tuple[str, ...]) -> None:
+    """Raises NotAllowed for what is no URL of these schemes with a host and a path. Empty is fine."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise NotAllowed(f"{variable} must look like {schemes[0]}://user:password@host:port/name.")
 
 
 def parse_ports(environ: Mapping[str, str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import redis
 
-from smcp.stack.errors import CannotInstall
+from smcp.stack.errors import CannotInstall, NotReady
 from smcp.stack.install import REDIS_SERVER
 from smcp.stack.processes import Process
 
@@ -67,8 +67,17 @@ class Redis:
         )
 
     def is_ready(self) -> bool:
-        with redis.Redis.from_url(self.url(), socket_timeout=2) as client:
-            try:
-                return bool(client.ping())
-            except (TimeoutError, redis.RedisError):
-                return False
+        try:
+            check_answers(self.url())
+        except NotReady:
+            return False
+        return True
+
+
+def check_answers(url: str) -> None:
+    """Raises NotReady, with the reason and without the password."""
+    with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        try:
+            client.ping()
+        except (redis.RedisError, OSError) as exc:
+            raise NotReady(f"The server in REDIS_URL does not answer: {exc}") from exc

@@ -26,7 +26,7 @@ from smcp.stack.errors import NotReady, ProcessStopped, StackError
 from smcp.stack.keeper import keep
 from smcp.stack.postgres import DATABASE, Postgres
 from smcp.stack.processes import Child, spawn, stop_all
-from smcp.stack.redis import Redis
+from smcp.stack.redis import Redis, check_answers
 from smcp.stack.screen import Screen
 from smcp.stack.secrets import Secrets, ensure_secrets, save_secrets
 from smcp.stack.services import Service
@@ -114,6 +114,7 @@ class Stack:
     def _start_redis(self, secrets: Secrets) -> str:
         """The URL of Redis, ours or somebody else's."""
         if not self._config.has_own_redis:
+            check_answers(self._config.redis_url)
             return self._config.redis_url
         redis = Redis(
             directory=self._config.var / "redis",

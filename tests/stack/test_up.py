@@ -152,6 +152,8 @@ def test_two_processes_cannot_share_a_port(tmp_path: Path) -> None:
     [
         ({"SMCP_BIND": "everywhere"}, "SMCP_BIND must be an IP address"),
         ({"CLOUDFLARE_API_TOKEN": "secret-token"}, "Set both CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID"),
+        ({"DATABASE_URL": "mysql://u:secret-token@h/d"}, "DATABASE_URL must look like postgresql://"),
+        ({"REDIS_URL": "localhost:6379"}, "REDIS_URL must look like redis://"),
         ({"SMCP_REDIS_PORT": "many"}, "SMCP_REDIS_PORT must be a port"),
     ],
 )
