@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.utils import timezone
 
@@ -102,6 +103,7 @@ class LatencySample(TenantModel):
 
     class Meta:
         ordering = ["-minute"]
+        indexes = [BrinIndex(fields=["minute"], name="latency_by_minute")]
         constraints = [
             models.UniqueConstraint(
                 fields=["tenant", "environment", "minute", "source"], name="latency_minute_once"
