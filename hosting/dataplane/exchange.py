@@ -87,6 +87,8 @@ class Exchange:
                 if raw_name in SINGLE or name.startswith("mcp-"):
                     raise Refusal(REPEATED_HEADER, f"the header {name[:40]} is repeated")
                 headers[name] += f", {raw_value.decode('latin-1')}"
+            elif name.startswith("mcp-") and not raw_value.isascii():
+                raise Refusal(BAD_HEADER, f"the header {name[:40]} is not ASCII")
             else:
                 headers[name] = raw_value.decode("latin-1")
         if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:

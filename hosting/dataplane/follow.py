@@ -12,6 +12,7 @@ If the node dies, it starts again from Redis, or from its own file when Redis is
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -102,6 +103,12 @@ class Follower:
                 if self.is_connected or self.trouble != _name(exc):
                     log("redis.lost", trouble=_name(exc))
                 self.is_connected, self.trouble = False, _name(exc)
+            except (
+                Exception
+            ) as exc:  # a surprise must not end a gateway that has routes: say it, read everything again
+                pause = BACKOFF_S[1]
+                log("routes.failed", level=logging.ERROR, exc_info=True)
+                self.is_connected, self.trouble, self._must_load = False, _name(exc), True
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     async def _follow(self) -> None:

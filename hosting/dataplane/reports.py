@@ -8,6 +8,7 @@ what it had not sent, at most one window.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left
 from collections import deque
@@ -120,10 +121,13 @@ class Reports:
         close_at = time.monotonic() + self._window_s
         while True:
             await asyncio.sleep(SEND_EVERY_S)
-            if time.monotonic() >= close_at:
-                self._close_windows()
-                close_at = time.monotonic() + self._window_s
-            await self._send()
+            try:
+                if time.monotonic() >= close_at:
+                    close_at = time.monotonic() + self._window_s
+                    self._close_windows()
+                await self._send()
+            except Exception:  # a surprise must not end a gateway, nor the reports after it
+                log("reports.failed", level=logging.ERROR, exc_info=True)
 
     async def flush(self) -> None:
         self._close_windows()

@@ -130,3 +130,11 @@ def test_a_request_line_that_is_not_a_path_reaches_nobody(world: World, line: st
     said = exchange(world, f"{line}\r\nhost: 127.0.0.1\r\n\r\n".encode())
     assert b" 200 " not in said.split(b"\r\n")[0]
     assert world.standin.seen == []
+
+
+@pytest.mark.parametrize("name", ["mcp-name", "mcp-param-x", "mcp-session-id", "mcp-protocol-version"])
+def test_a_routing_header_that_is_not_ascii_is_refused(world: World, caller: Caller, name: str) -> None:
+    caller.headers.pop("mcp-session-id")
+    said = exchange(world, head(caller, world, f"{name}: é", f"content-length: {len(BODY)}") + BODY)
+    assert said.startswith(b"HTTP/1.1 400")
+    assert world.standin.seen == []
