@@ -171,27 +171,39 @@ def _update(account: Account, facts: dict[str, str], token: str) -> None:
 
 
 def ensure_dispatcher(cloudflare: Cloudflare, cloudflare_account_id: str) -> bool:
-    """Uploads the dispatcher unless exactly this one, with exactly these keys, is there. Returns whether it did."""
-    upload = _dispatcher(cloudflare_account_id)
-    tags = cloudflare.get_account_script_tags(names.dispatcher_name())
+    """Uploads the outbound Worker, then the dispatcher that names it, unless exactly these are there. Returns whether it did."""
+    outbound = _ensure_worker(cloudflare, names.outbound_name(), _own_worker("outbound", []))
+    return _ensure_worker(cloudflare, names.dispatcher_name(), _dispatcher(cloudflare_account_id)) or outbound
+
+
+def _ensure_worker(cloudflare: Cloudflare, name: str, upload: ScriptUpload) -> bool:
+    tags = cloudflare.get_account_script_tags(name)
     if tags is not None and set(upload.tags) <= set(tags):
         return False
-    cloudflare.put_account_script(names.dispatcher_name(), upload)
-    logger.info("account.dispatcher.uploaded account=%s", cloudflare_account_id)
+    cloudflare.put_account_script(name, upload)
+    logger.info("account.worker.uploaded worker=%s", name)
     return True
 
 
 def _dispatcher(cloudflare_account_id: str) -> ScriptUpload:
-    code = (WORKERS / "dispatcher" / "worker.js").read_bytes()
     public_keys = {
         kid: b64url(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
         for kid, seed in settings.DISPATCH_KEYS.items()
     }
+    # https://developers.cloudflare.com/cloudflare-for-platforms/workers-for-platforms/configuration/outbound-workers/
+    outbound = {"worker": {"service": names.outbound_name()}, "params": [{"name": "policy"}]}
+    namespace = {"name": "DISPATCHER", "namespace": names.dispatch_namespace(), "outbound": outbound}
     bindings: list[dict[str, Any]] = [
-        {"type": "dispatch_namespace", "name": "DISPATCHER", "namespace": names.dispatch_namespace()},
+        {"type": "dispatch_namespace", **namespace},
         {"type": "json", "name": "PLATFORM_KEYS", "json": public_keys},
         {"type": "plain_text", "name": "AUD", "text": names.audience(cloudflare_account_id)},
     ]
+    return _own_worker("dispatcher", bindings)
+
+
+def _own_worker(folder: str, bindings: list[dict[str, Any]]) -> ScriptUpload:
+    """One of our own Workers, tagged with a digest of all that makes it behave."""
+    code = (WORKERS / folder / "worker.js").read_bytes()
     digest = hashlib.sha256(code + json.dumps([bindings, COMPATIBILITY_DATE]).encode()).hexdigest()
     return ScriptUpload(
         main_module="worker.js",

@@ -149,12 +149,13 @@ def has_due(*, now: datetime) -> bool:
 
 def _turn(held: Held, should_stop: Stop) -> None:
     ends_at = time.monotonic() + TURN_S
+    with held.transaction() as operation:
+        rows = list(
+            StepRow.objects.filter(tenant_id=held.tenant_id, operation=operation).order_by("position")
+        )
+    correlation_id.set(operation.correlation)
     while True:
-        with held.transaction() as operation:
-            rows = list(
-                StepRow.objects.filter(tenant_id=held.tenant_id, operation=operation).order_by("position")
-            )
-        correlation_id.set(operation.correlation)
+        # Under the lease nobody else writes these rows: what we recorded is how they are.
         journal = journal_of(operation, rows)
         move = next_move(journal)
         if isinstance(move, Finish):
@@ -162,10 +163,8 @@ def _turn(held: Held, should_stop: Stop) -> None:
             return
         row = rows[move.position]
         held.step_id = row.id
-        after_s = _carry_out(held, operation, journal, row, is_undo=isinstance(move, Undo))
-        if after_s is None:
-            after_s = 0.0
-        elif after_s <= WAIT_HERE_S and not should_stop():
+        operation, after_s = _carry_out(held, operation, journal, row, is_undo=isinstance(move, Undo))
+        if after_s <= WAIT_HERE_S and not should_stop():
             time.sleep(after_s)
             after_s = 0.0
         if after_s or should_stop() or time.monotonic() > ends_at:
@@ -184,8 +183,8 @@ def journal_of(operation: Operation, rows: list[StepRow]) -> Journal:
 
 def _carry_out(
     held: Held, operation: Operation, journal: Journal, row: StepRow, *, is_undo: bool
-) -> float | None:
-    """Does or undoes one step and records the outcome. Returns in how many seconds to go on; None: at once."""
+) -> tuple[Operation, float]:
+    """Does or undoes one step and records the outcome. Returns the Operation as it is then, and in how many seconds to go on."""
     step = STEPS[operation.kind][row.name]
     _record_start(held, row, is_undo=is_undo)
     run = Run(held, operation, started_at=row.started_at or timezone.now())
@@ -194,11 +193,10 @@ def _carry_out(
     except LostLease:
         raise
     except NotYet as exc:
-        _record_wait(held, row, str(exc))
-        return exc.after_s
+        return _record_wait(held, row, str(exc)), exc.after_s
     except RateLimited as exc:
-        _record_wait(held, row, "waiting for room in Cloudflare's API limit")
-        return exc.retry_after_s or backoff_s(row.attempts)
+        waiting = _record_wait(held, row, "waiting for room in Cloudflare's API limit")
+        return waiting, exc.retry_after_s or backoff_s(row.attempts)
     except CloudflareError as exc:
         failed = _Failed(
             code=_code_of(exc),
@@ -216,10 +214,10 @@ def _carry_out(
         failed = _Failed(
             code="internal", message="Something unexpected happened on our side.", is_outcome_unknown=True
         )
-        _let_go(held, _record_failure(held, journal, row, step, failed, is_undo=is_undo) or 0.0)
+        _, after_s = _record_failure(held, journal, row, step, failed, is_undo=is_undo)
+        _let_go(held, after_s)
         raise
-    _record_done(held, row, is_undo=is_undo)
-    return None
+    return _record_done(held, row, is_undo=is_undo), 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,15 +251,16 @@ def _record_start(held: Held, row: StepRow, *, is_undo: bool) -> None:
             operation.save(update_fields=["state"])
 
 
-def _record_wait(held: Held, row: StepRow, message: str) -> None:
+def _record_wait(held: Held, row: StepRow, message: str) -> Operation:
     row.attempts -= 1  # waiting is no attempt
     row.message = message[:500]
-    with held.transaction():
+    with held.transaction() as operation:
         row.save(update_fields=["attempts", "message"])
+    return operation
 
 
-def _record_done(held: Held, row: StepRow, *, is_undo: bool) -> None:
-    with held.transaction():
+def _record_done(held: Held, row: StepRow, *, is_undo: bool) -> Operation:
+    with held.transaction() as operation:
         row.state = StepRow.State.UNDONE if is_undo else StepRow.State.DONE
         row.finished_at = timezone.now()
         fields = ["state", "finished_at"]
@@ -270,12 +269,13 @@ def _record_done(held: Held, row: StepRow, *, is_undo: bool) -> None:
             fields.append("message")
         row.save(update_fields=fields)
     _log("operation.step.undone" if is_undo else "operation.step.done", held, row)
+    return operation
 
 
 def _record_failure(
     held: Held, journal: Journal, row: StepRow, step: Step, failed: _Failed, *, is_undo: bool
-) -> float | None:
-    """Returns when to try again, in seconds; None: the Operation goes on (or back) at once. Undoing never gives up."""
+) -> tuple[Operation, float]:
+    """Returns the Operation as it is then, and when to try again, in seconds (0: it goes on, or back). Undoing never gives up."""
     _log("operation.step.failed", held, row, failed.code)
     row.message = failed.message[:500]
     verdict = Verdict.RETRY
@@ -297,7 +297,8 @@ def _record_failure(
                 operation.state = Operation.State.UNWINDING
             operation.save(update_fields=["error", "state"])
         row.save(update_fields=["state", "message", "finished_at"])
-    return max(backoff_s(row.attempts), failed.retry_after_s) if verdict == Verdict.RETRY else None
+    after_s = max(backoff_s(row.attempts), failed.retry_after_s) if verdict == Verdict.RETRY else 0.0
+    return operation, after_s
 
 
 def _finish(held: Held, state: OperationState) -> None:

@@ -110,6 +110,7 @@ class ChooseNames(Step):
             script_name=script.name,
             bindings=bindings,
             inputs_digest=inputs_digest(version, environment, bindings, script.id if is_in_place else None),
+            egress_allow=environment.egress_allow,
         )
         return {**entry, "id": release.id, "is_new": True, "migrations": planned.migrations}
 

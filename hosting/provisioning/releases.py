@@ -102,7 +102,7 @@ def compose_upload(release: Release, *, migrations: Mapping[str, Any] | None) ->
             f"environment-{environment.id}",
             f"stage-{environment.slug}",
         ],
-        egress=environment.egress_allow,
+        egress=release.egress_allow,
     )
 
 

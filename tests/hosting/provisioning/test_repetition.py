@@ -12,6 +12,7 @@ import pytest
 from hosting.models import Operation, Resource, Step
 from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.world import World
+from tests.waiting import wait_for
 
 Begin = Callable[[World], Operation]
 
@@ -142,10 +143,12 @@ def test_undoing_does_not_give_up_while_cloudflare_is_away(world: World) -> None
     world.variables(THROWS="1")
     operation = begin_first(world)
     world.fault("kv.delete", "drop")
-    for _ in range(MANY_ATTEMPTS):
+
+    def is_undoing() -> bool:
         world.one_step(operation)
-        if world.steps(operation)["ensure_kv_namespaces"] == "undoing":
-            break
+        return world.steps(operation)["ensure_kv_namespaces"] == "undoing"
+
+    wait_for(is_undoing, 30)
     for _ in range(12):
         world.one_step(operation)
     assert world.again(operation).state == Operation.State.UNWINDING
