@@ -107,6 +107,9 @@ _spoken_many = msgspec.json.Decoder(list[Spoken])
 
 def hear(data: bytes) -> list[Spoken]:
     """The messages of a body or an event: one, or those of a batch. Raises msgspec.MsgspecError."""
-    if data.lstrip()[:1] == b"[":
-        return _spoken_many.decode(data)
-    return [_spoken.decode(data)]
+    try:
+        if data.lstrip()[:1] == b"[":
+            return _spoken_many.decode(data)
+        return [_spoken.decode(data)]
+    except RecursionError as exc:
+        raise msgspec.DecodeError("nested too deep") from exc

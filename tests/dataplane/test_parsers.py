@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hosting.dataplane.addresses import Hosts, addresses_of, is_slug, split_host
 from hosting.dataplane.buckets import BUCKETS, bucket_of, pick_target
 from hosting.dataplane.contract import Route, Target
+from hosting.dataplane.era import hear
 from hosting.dataplane.errors import Refusal
 from hosting.dataplane.jsonrpc import MAX_DEPTH, is_deeper_than, parse
 from hosting.dataplane.legacy import unwrap_event_id, wrap_event_id
@@ -90,6 +93,22 @@ class TestJson:
     def test_depth_without_end_is_refused(self, opener: bytes) -> None:
         with pytest.raises(Refusal):
             parse(opener * (MAX_DEPTH * 1000))
+
+    def test_depth_takes_no_longer_to_find_the_deeper_it_is(self) -> None:
+        def cpu_s(depth: int) -> float:
+            body = b"[" + (b"[" * depth + b"]" * depth + b",") * (2**20 // depth) + b"1]"
+            began = time.process_time()
+            assert not is_deeper_than(body, MAX_DEPTH)
+            return time.process_time() - began
+
+        assert cpu_s(MAX_DEPTH - 2) < 5 * cpu_s(2)
+
+    @pytest.mark.parametrize("opener", ["[", '{"a":'])
+    @pytest.mark.parametrize("batch", [False, True])
+    def test_a_server_that_nests_without_end_does_not_speak_mcp(self, opener: str, batch: bool) -> None:
+        deep = f'{{"jsonrpc":"2.0","id":1,"result":{opener * 100_000}'
+        with pytest.raises(msgspec.MsgspecError):
+            hear((f"[{deep}" if batch else deep).encode())
 
 
 class TestEvents:
