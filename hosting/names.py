@@ -31,6 +31,11 @@ def dispatcher_name() -> str:
     return f"{prefix()}dispatcher"
 
 
+def outbound_name() -> str:
+    """The Worker every fetch of tenants' code passes through."""
+    return f"{prefix()}outbound"
+
+
 def dispatch_namespace() -> str:
     return f"smcp-{settings.INSTALLATION}"
 

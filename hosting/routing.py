@@ -173,6 +173,7 @@ def _active_targets(environment_ids: Sequence[str]) -> dict[str, list[Target]]:
             "release__eras",
             "release__issues_sessions",
             "release__mcp_path",
+            "release__egress_allow",
         )
     )
     for row in rows:
@@ -183,6 +184,7 @@ def _active_targets(environment_ids: Sequence[str]) -> dict[str, list[Target]]:
             eras=cast("tuple[Era, ...]", tuple(row["release__eras"])) or ("legacy", "modern"),
             issues_sessions=row["release__issues_sessions"],
             path=row["release__mcp_path"],
+            egress=tuple(row["release__egress_allow"]),
         )
         found.setdefault(row["deployment__environment_id"], []).append(target)
     return found

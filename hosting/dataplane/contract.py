@@ -45,6 +45,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eras: tuple[Era, ...] = ("legacy", "modern")  # what the upstream speaks, as the deploy's probe saw it
     issues_sessions: bool = False  # the upstream answers `initialize` with an Mcp-Session-Id
     path: str = "/mcp"  # where the code serves MCP
+    egress: tuple[str, ...] = ()  # host:port the code may fetch, for the outbound Worker
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

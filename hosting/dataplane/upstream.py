@@ -28,6 +28,7 @@ from hosting.dataplane.contract import (
 
 POOL_IDLE_S = 20.0
 READ_BYTES = 64 * 1024
+PIECE_BYTES = 16 * 1024  # of a stream, so that no piece keeps the loop for long
 MAX_HEADER_BYTES = 16 * 1024
 ASSERTION_SPARE_S = 15
 MAX_ASSERTIONS = 10_000
@@ -57,18 +58,25 @@ class Assertions:
     def __init__(self, seeds: Mapping[str, bytes]) -> None:
         self._kid, seed = next(iter(seeds.items()))
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self._signed: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._signed: dict[tuple[str, str, Target], tuple[float, str]] = {}
 
-    def for_target(self, *, audience: str, tenant: str, script: str) -> str:
+    def for_target(self, *, audience: str, tenant: str, target: Target) -> str:
         now = time.time()
-        found = self._signed.get((audience, tenant, script))
+        found = self._signed.get((audience, tenant, target))
         if found is not None and now < found[0]:
             return found[1]
         if len(self._signed) >= MAX_ASSERTIONS:
             self._signed = {name: kept for name, kept in self._signed.items() if now < kept[0]}
-        made = Assertion(aud=audience, ten=tenant, wrk=script, iat=int(now), exp=int(now) + ASSERTION_LIFE_S)
+        made = Assertion(
+            aud=audience,
+            ten=tenant,
+            wrk=target.script,
+            iat=int(now),
+            exp=int(now) + ASSERTION_LIFE_S,
+            egress=target.egress,
+        )
         text = sign_assertion(made, kid=self._kid, key=self._key)
-        self._signed[audience, tenant, script] = (now + ASSERTION_LIFE_S - ASSERTION_SPARE_S, text)
+        self._signed[audience, tenant, target] = (now + ASSERTION_LIFE_S - ASSERTION_SPARE_S, text)
         return text
 
 
@@ -111,7 +119,7 @@ class Answer:
         """Some bytes, b"" at the end, None when `timeout_s` passed without any. Raises UpstreamFailure (cut)."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._response.content.readany()
+                return await self._response.content.read(PIECE_BYTES)
         except TimeoutError:
             return None
         except (aiohttp.ClientError, OSError) as exc:
@@ -157,7 +165,7 @@ class Upstream:
     ) -> Answer:
         """Until the head of the answer (within `wait_s`, else limits.answer_timeout_s). Raises UpstreamFailure."""
         headers[ASSERTION_HEADER] = self._assertions.for_target(
-            audience=dispatch.audience, tenant=tenant, script=target.script
+            audience=dispatch.audience, tenant=tenant, target=target
         )
         headers["accept-encoding"] = "identity"
         if dispatch.host:

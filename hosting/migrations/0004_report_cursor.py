@@ -5,18 +5,17 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('hosting', '0003_isolation'),
+        ("hosting", "0003_isolation"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ReportCursor',
+            name="ReportCursor",
             fields=[
-                ('stream', models.CharField(max_length=120, primary_key=True, serialize=False)),
-                ('position', models.CharField(default='0-0', max_length=40)),
-                ('updated_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ("stream", models.CharField(max_length=120, primary_key=True, serialize=False)),
+                ("position", models.CharField(default="0-0", max_length=40)),
+                ("updated_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
         ),
     ]

@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('hosting', '0004_report_cursor'),
+        ("hosting", "0004_report_cursor"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='release',
-            name='inputs_digest',
+            model_name="release",
+            name="inputs_digest",
             field=models.CharField(blank=True, max_length=64),
         ),
     ]

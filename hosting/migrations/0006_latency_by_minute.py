@@ -5,15 +5,14 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('hosting', '0005_release_inputs_digest'),
-        ('tenants', '0002_isolation'),
+        ("hosting", "0005_release_inputs_digest"),
+        ("tenants", "0002_isolation"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='latencysample',
-            index=django.contrib.postgres.indexes.BrinIndex(fields=['minute'], name='latency_by_minute'),
+            model_name="latencysample",
+            index=django.contrib.postgres.indexes.BrinIndex(fields=["minute"], name="latency_by_minute"),
         ),
     ]

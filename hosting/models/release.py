@@ -31,7 +31,12 @@ class Release(TenantModel):
     state = models.CharField(max_length=10, choices=State, default=State.PLANNED)
     script_name = models.CharField(max_length=63)
     bindings = models.JSONField(default=list)  # resolved; a secret by name and revision, never by value
-    inputs_digest = models.CharField(max_length=64, blank=True)  # of all that makes it behave: same inputs, same script
+    inputs_digest = models.CharField(
+        max_length=64, blank=True
+    )  # of all that makes it behave: same inputs, same script
+    egress_allow = ArrayField(
+        models.CharField(max_length=255), default=list
+    )  # host:port, as uploaded with it
     eras = ArrayField(models.CharField(max_length=8), default=list)  # what the probe found it speaks
     issues_sessions = models.BooleanField(default=False)
     mcp_path = models.CharField(max_length=255, default="/mcp")

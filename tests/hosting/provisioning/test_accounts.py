@@ -47,6 +47,17 @@ def test_a_new_key_puts_the_dispatcher_up_again(
     assert ensure_dispatcher(open_cloudflare(account.id), edge.account_id)
 
 
+def test_every_fetch_of_tenants_code_is_led_through_the_outbound_worker(account: Account) -> None:
+    cloudflare = open_cloudflare(account.id)
+    assert cloudflare.get_account_script_tags(names.outbound_name()) is not None
+    dispatcher = accounts._dispatcher(account.cloudflare_account_id)
+    binding = next(b for b in dispatcher.bindings if b["type"] == "dispatch_namespace")
+    assert binding["outbound"] == {
+        "worker": {"service": names.outbound_name()},
+        "params": [{"name": "policy"}],
+    }
+
+
 def test_the_token_is_sealed_in_the_database_and_absent_from_every_message(
     account: Account, edge: PlatformEdge
 ) -> None:
