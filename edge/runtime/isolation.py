@@ -7,7 +7,6 @@ namespace, a user of its own per script, and a system-call filter that allows so
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import sys
@@ -38,17 +37,12 @@ class Isolation:
 
     def command(self, slot: int, exe_fd: int, argv: list[str]) -> list[str]:
         """What to run so that `argv` becomes workerd inside the walls. Keep `exe_fd`, the open binary, for the child."""
-        limits = {**LIMITS, **({"RLIMIT_NPROC": THREADS_OF_A_USER} if self.own_user else {})}
-        plan: dict[str, Any] = {
-            "rlimits": limits,
-            "network_namespace": self.network_namespace,
-            "uid": self.uid(slot),
-            "seccomp": self.seccomp,
-            "parent": os.getpid(),
-            "exe_fd": exe_fd,
-            "argv": argv,
-        }
-        return [sys.executable, "-I", "-S", str(SANDBOX), json.dumps(plan)]
+        plan: dict[str, Any] = {**LIMITS, "parent": os.getpid(), "exe_fd": exe_fd}
+        if self.own_user:
+            plan |= {"uid": self.uid(slot), "RLIMIT_NPROC": THREADS_OF_A_USER}
+        plan |= {wall: 1 for wall in ("network_namespace", "seccomp") if getattr(self, wall)}
+        told = ",".join(f"{name}={value}" for name, value in plan.items())
+        return [sys.executable, "-I", "-S", str(SANDBOX), told, *argv]
 
     def uid(self, slot: int) -> int | None:
         """The user that belongs to a script, and to nobody else on this machine."""

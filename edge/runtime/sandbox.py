@@ -1,6 +1,6 @@
 """The last thing that runs before workerd: gives away every right this process has, then becomes workerd.
 
-A program of its own (`python -I -S sandbox.py '<plan as JSON>'`), so nothing is imported but the standard library and nothing runs
+A program of its own (`python -I -S sandbox.py <plan> <argv of workerd>…`), so nothing is imported but the standard library and nothing runs
 between a fork and an exec of the edge. It starts as the edge's user and ends as workerd in an empty network namespace, under a user of
 its own where the machine allows that, with no way to get rights back, dying with the edge. A step that fails ends it
 with exit status 125 and one line on stderr; it never goes on with less than the plan asks for.
@@ -10,16 +10,16 @@ Sources: unshare(2), prctl(2), seccomp(2), user_namespaces(7).
 
 import ctypes
 import errno
-import json
 import os
 import resource
-import signal
-import struct
 import sys
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # typing, json and signal would cost more time than all that is done here
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FAILED = 125
+SIGKILL = 9
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -43,26 +43,28 @@ DENIED_SYSCALLS = {
 }  # fmt: skip
 
 
-def main(plan: dict[str, Any]) -> None:
+def main(plan: "dict[str, str]", argv: "list[str]") -> None:
+    """`plan` has `exe_fd`, `parent` and optionally `network_namespace`, `uid`, `seccomp` and limits by name (`RLIMIT_…`)."""
     libc = ctypes.CDLL(None, use_errno=True)
     step("oom_score_adj", lambda: write("/proc/self/oom_score_adj", "500"))
-    for name, limit in plan["rlimits"].items():
+    for name in [name for name in plan if name.startswith("RLIMIT_")]:
+        limit = int(plan[name])
         step(name, lambda: resource.setrlimit(getattr(resource, name), (limit, limit)))  # noqa: B023
-    if plan["network_namespace"]:
+    if "network_namespace" in plan:
         step("network_namespace", lambda: empty_network(libc))
-    if plan["uid"] is not None:
-        step("uid", lambda: become(plan["uid"]))
+    if "uid" in plan:
+        step("uid", lambda: become(int(plan["uid"])))
     step("no_new_privs", lambda: checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
     # After the change of user, which clears it; the parent may have died before.
-    step("parent", lambda: checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)))
-    if os.getppid() != plan["parent"]:
+    step("parent", lambda: checked(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)))
+    if os.getppid() != int(plan["parent"]):
         sys.exit(FAILED)
-    if plan["seccomp"]:
+    if "seccomp" in plan:
         step("seccomp", lambda: filter_syscalls(libc))
-    step("exec", lambda: os.execve(f"/proc/self/fd/{plan['exe_fd']}", plan["argv"], {}))  # noqa: S606 - that is its purpose
+    step("exec", lambda: os.execve(f"/proc/self/fd/{plan['exe_fd']}", argv, {}))  # noqa: S606 - that is its purpose
 
 
-def step(name: str, action: Callable[[], object]) -> None:
+def step(name: str, action: "Callable[[], object]") -> None:
     try:
         action()
     except OSError as exc:
@@ -87,6 +89,23 @@ def become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+class Line(ctypes.Structure):
+    """struct sock_filter"""
+
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("if_true", ctypes.c_uint8),
+        ("if_false", ctypes.c_uint8),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_uint16), ("lines", ctypes.POINTER(Line)))
+
+
 def filter_syscalls(libc: ctypes.CDLL) -> None:
     """Sockets only of the Unix family, none of DENIED_SYSCALLS, no 32-bit or x32 calls. Refusals are errors, not death."""
     program = [
@@ -105,8 +124,8 @@ def filter_syscalls(libc: ctypes.CDLL) -> None:
     for number in DENIED_SYSCALLS.values():
         program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO | errno.EPERM)]
     program.append((RETURN, 0, 0, ALLOW))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    fprog = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    lines = (Line * len(program))(*(Line(*line) for line in program))
+    fprog = Program(len(program), lines)
     checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0))
 
 
@@ -122,4 +141,4 @@ def write(path: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(dict(entry.split("=") for entry in sys.argv[1].split(",")), sys.argv[2:])

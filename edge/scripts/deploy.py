@@ -7,6 +7,7 @@ one. Changes to one script wait for each other.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -107,7 +108,10 @@ class Deployer:
             migration_tag=made.migration_tag,
             is_on_subdomain=current.is_on_subdomain if current else True,
         )
+        digests = {module.digest for module in script.version.modules}
+        settled = asyncio.create_task(self._runtime.files.settle(digests))
         async with self._tried(script, current.classes if current else ()) as (tried, loaded):
+            await settled
             orphans = await self._store.save(loaded)
             self._runtime.serve(loaded, tried)
         self._runtime.files.remove(orphans)

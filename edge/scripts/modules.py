@@ -47,13 +47,17 @@ class ModuleFiles:
                     sha.update(chunk)
                     file.write(chunk)
                 os.fchmod(file.fileno(), READABLE)
-                await asyncio.to_thread(os.fsync, file.fileno())
             digest = sha.hexdigest()
             self._pins[digest] += 1
             partial.replace(self.path(digest))
         finally:
             partial.unlink(missing_ok=True)
         return digest, size
+
+    async def settle(self, digests: Iterable[str]) -> None:
+        """Returns when the files are on the disk to stay; before that no row may name them."""
+        paths = [self.path(digest) for digest in digests]
+        await asyncio.to_thread(_sync, [*paths, self._directory])
 
     def pin(self, digest: str) -> None:
         self._pins[digest] += 1
@@ -84,3 +88,12 @@ class ModuleFiles:
             for path in self._directory.iterdir():
                 if path.name not in named:
                     path.unlink(missing_ok=True)
+
+
+def _sync(paths: list[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -6,8 +6,10 @@ needs; a file without a row is rubbish (`edge/scripts/modules.py` removes it).
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import uuid
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from edge.scripts.model import Script, ScriptKey, now_text
 from edge.state import State
 
 COMPONENT = "scripts"
+SLOT_BLOCK = 64
 MIGRATIONS = (
     """
     CREATE TABLE dispatch_namespaces(
@@ -51,6 +54,8 @@ class ScriptStore:
     def __init__(self, state: State) -> None:
         self._state = state
         self._decoder = msgspec.json.Decoder(Script)
+        self._slots: deque[int] = deque()
+        self._reserving = asyncio.Lock()
 
     async def start(self) -> None:
         await self._state.ensure_schema(COMPONENT, MIGRATIONS)
@@ -75,14 +80,18 @@ class ScriptStore:
         return [self._decoder.decode(row["document"]) for row in rows]
 
     async def take_slot(self) -> int:
-        """A slot nobody had before, also not a deleted script."""
+        """A slot nobody had before, also not a deleted script. Reserved in blocks; a crash wastes what is left of one."""
 
-        def take(connection: sqlite3.Connection) -> int:
-            cursor = connection.execute("INSERT INTO script_slots DEFAULT VALUES")
-            connection.execute("DELETE FROM script_slots WHERE slot<?", (cursor.lastrowid,))
-            return int(cursor.lastrowid or 0)
+        def reserve(connection: sqlite3.Connection) -> int:
+            connection.execute("INSERT INTO script_slots DEFAULT VALUES")
+            connection.execute("DELETE FROM script_slots WHERE slot<(SELECT max(slot) FROM script_slots)")
+            return int(connection.execute("SELECT max(slot) FROM script_slots").fetchone()[0])
 
-        return await self._state.write(take)
+        async with self._reserving:
+            if not self._slots:
+                first = (await self._state.write(reserve)) * SLOT_BLOCK
+                self._slots.extend(range(first, first + SLOT_BLOCK))
+            return self._slots.popleft()
 
     async def save(self, script: Script) -> list[str]:
         """Store the script in place of what was there; the digests of modules nobody needs any more."""
