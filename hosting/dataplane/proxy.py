@@ -82,7 +82,14 @@ class Proxy:
             and answer.content_type == "text/event-stream"
             and (plan.ids or plan.is_listening)
         ):
-            relay = Relay(call, plan, answer, settings=self._settings, metrics=self._metrics)
+            relay = Relay(
+                call,
+                plan,
+                answer,
+                settings=self._settings,
+                metrics=self._metrics,
+                pace=self._streams.pace_of(call.route.tenant),
+            )
             await relay.prepare()
             record.done(response_bytes=0)
             async with self._streams.open(call, plan, relay):
@@ -244,11 +251,12 @@ class _Record:
 def _answer_all(spoken: list[Spoken], plan: Plan) -> bool:
     left = list(plan.ids)
     for message in spoken:
+        if not message.is_answer:
+            continue
         match = next((request_id for request_id in left if message.answers(request_id)), None)
-        if match is not None:
-            left.remove(match)
-        elif message.is_answer:
+        if match is None:
             return False
+        left.remove(match)
     return not left
 
 

@@ -35,6 +35,7 @@ from hosting.dataplane.errors import (
 from hosting.dataplane.exchange import ClientGone
 from hosting.dataplane.legacy import wrap_event_id
 from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.pace import Pace
 from hosting.dataplane.routes import Table
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
@@ -45,6 +46,7 @@ RECONNECT_MS = 1000  # what we ask of them when we shut down
 LINGER_S = (
     0.5  # for the server to end a stream whose answer has come, so that its connection can be used again
 )
+HELD_EVENT_BYTES = 512  # what an event that waits costs besides its data
 UNREAD_ANSWER_S = 120.0  # how long a legacy request is read on for a client who left
 
 _Heard = tuple[Event, list[Spoken]]
@@ -56,13 +58,14 @@ class Relay:
     """One stream. `prepare` before the head is sent, then `run`."""
 
     def __init__(
-        self, call: Call, plan: Plan, answer: Answer, *, settings: Settings, metrics: Metrics
+        self, call: Call, plan: Plan, answer: Answer, *, settings: Settings, metrics: Metrics, pace: Pace
     ) -> None:
         self._call = call
         self._plan = plan
         self._answer = answer
         self._settings = settings
         self._metrics = metrics
+        self._pace = pace
         self._parser = EventParser(call.route.limits.event_bytes)
         self._left: set[JsonRpcId] = set(plan.ids)
         self._headers: Headers = ()
@@ -94,14 +97,19 @@ class Relay:
         open_session = self._plan.open_session
         if open_session is None:
             return
-        deadline = time.monotonic() + self._call.route.limits.answer_timeout_s
+        limits, held_bytes = self._call.route.limits, 0
+        deadline = time.monotonic() + limits.answer_timeout_s
         while self._left:
+            await self._pace.rest()
             left_s = deadline - time.monotonic()
             piece = await self._answer.next_piece(timeout_s=left_s) if left_s > 0 else None
             if not piece:
                 raise UpstreamFailure("timeout" if piece is None else "cut")
             for heard in self._parse(piece):
                 self._held.append(heard)
+                held_bytes += len(heard[0].data) + HELD_EVENT_BYTES
+                if held_bytes > limits.event_bytes:
+                    raise UpstreamFailure("too_large")
                 result = self._note(heard)
                 if result is not None:
                     self._headers = open_session(result, self._answer.session_id)
@@ -159,6 +167,7 @@ class Relay:
                 if now > unread_until:
                     return None
             try:
+                await self._pace.rest()
                 piece = await self._answer.next_piece(timeout_s=max(sent_at + keepalive_s - now, 0.001))
                 events = self._parse(piece) if piece else []
             except UpstreamFailure as exc:
@@ -185,6 +194,13 @@ class Relay:
 
     def _parse(self, piece: bytes) -> list[_Heard]:
         """Only what is MCP, or moves the position in the stream. Raises UpstreamFailure (too_large)."""
+        began = time.thread_time()
+        try:
+            return self._parsed(piece)
+        finally:
+            self._pace.charge(time.thread_time() - began)
+
+    def _parsed(self, piece: bytes) -> list[_Heard]:
         try:
             events = self._parser.feed(piece)
         except EventTooLarge as exc:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.pace import Pace
 from hosting.dataplane.relay import Relay
 from hosting.dataplane.reports import Reports
 from hosting.dataplane.routes import Table
@@ -20,6 +21,10 @@ class Streams:
         self._reports = reports
         self._metrics = metrics
         self._open: dict[str, set[Relay]] = {}
+        self._paces: dict[str, Pace] = {}
+
+    def pace_of(self, tenant: str) -> Pace:
+        return self._paces.setdefault(tenant, Pace())
 
     @asynccontextmanager
     async def open(self, call: Call, plan: Plan, relay: Relay) -> AsyncIterator[None]:

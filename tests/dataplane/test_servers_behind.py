@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+import psutil
 import pytest
 
 from hosting.dataplane.contract import Dispatch, Limits, Target
@@ -13,6 +15,7 @@ from tests.waiting import wait_for
 
 RESULT = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+EVENTS_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
 
 class TestRefusals:
@@ -233,3 +236,25 @@ class TestLies:
         response = caller.send(body=body, **headers)
         assert json.loads(response.text.split("data: ")[1])["error"]["code"] == -32603
         assert len(response.content) < 1000
+
+    @pytest.mark.acceptance("S4.19")
+    @pytest.mark.parametrize("event", [b"data: x\n\n", b'data: {"jsonrpc":"2.0","method":"a"}\n\n'])
+    def test_a_flood_of_events_leaves_the_gateway_to_others(self, world: World, event: bytes) -> None:
+        flood = event * (800_000 // len(event))
+        world.standin.answer_raw(EVENTS_HEAD + flood)
+        caller = self.caller(world, "lies-flood")
+        gateway = psutil.Process(world.gateway.pid)
+        body, headers = modern_request("tools/call", {"name": "x"})
+        used, began = gateway.cpu_times(), time.monotonic()
+        answer = caller.send(body=body, **headers)
+        took_s = time.monotonic() - began
+        assert json.loads(answer.text.rstrip().rpartition("data: ")[2])["error"]["code"] == -32603
+        now = gateway.cpu_times()
+        assert (now.user - used.user) / took_s < 0.5
+
+    @pytest.mark.acceptance("S4.19")
+    def test_what_comes_before_the_answer_to_initialize_is_bounded(self, world: World) -> None:
+        event = b'data: {"jsonrpc":"2.0","method":"a"}\n\n'
+        world.standin.answer_raw(EVENTS_HEAD + event * 2000, stays_open=True)
+        caller = self.caller(world, "lies-initialize", event_bytes=100_000)
+        assert error_of(caller.initialize()) == (502, -32603)
