@@ -29,7 +29,6 @@ from hosting.dataplane.contract import (
 POOL_IDLE_S = 20.0
 READ_BYTES = 64 * 1024
 PIECE_BYTES = 16 * 1024  # of a stream, so that no piece keeps the loop for long
-PIECE_BYTES = 16 * 1024  # of a stream, so that no piece keeps the loop for long
 MAX_HEADER_BYTES = 16 * 1024
 ASSERTION_SPARE_S = 15
 MAX_ASSERTIONS = 10_000
