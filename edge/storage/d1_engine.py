@@ -19,7 +19,7 @@ from edge.lanes import transaction
 MAX_DATABASE = 10 * 1000**3
 MAX_RESULT = 32 * 1024 * 1024
 MAX_PARAMS = 100
-FETCH_ROWS = 256
+BLOB_BYTE = 4  # what a byte of a blob, which is told as a list of numbers, adds to a result
 PAGE = 4096
 
 LIMITS = (
@@ -224,13 +224,20 @@ def _run(connection: sqlite3.Connection, statement: Statement, guard: Guard, roo
 def _fetch(cursor: sqlite3.Cursor, room: int) -> tuple[list[list[Any]], int]:
     rows: list[list[Any]] = []
     size = 0
-    while batch := cursor.fetchmany(FETCH_ROWS):
-        for row in batch:
-            size += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
-            rows.append([list(value) if isinstance(value, bytes) else value for value in row])
+    # Row by row, and measured before a blob is taken apart: a customer decides how large a row is.
+    for row in cursor:
+        size += sum(_weight(value) for value in row)
         if size > room:
             raise SqlError(f"the result is larger than {MAX_RESULT} bytes; use LIMIT")
+        rows.append([list(value) if isinstance(value, bytes) else value for value in row])
     return rows, size
+
+
+def _weight(value: Any) -> int:
+    """Bytes of the answer, about."""
+    if isinstance(value, bytes):
+        return BLOB_BYTE * len(value)
+    return len(value) if isinstance(value, str) else 8
 
 
 def _bindable(params: Sequence[Any]) -> list[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 
-from tests.edge.harness import EdgeClient, error, result, unique
+from tests.edge.harness import EdgeClient, EdgeProcess, error, result, unique
 
 pytestmark = pytest.mark.acceptance("S4.11")
 ENDLESS = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r) SELECT count(*) FROM r"
@@ -219,6 +220,23 @@ def test_a_result_too_large_to_hold_is_refused(database: Database):
         "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<100000) SELECT randomblob(10000) FROM r"
     )
     assert "LIMIT" in message
+
+
+def test_a_result_is_measured_before_it_is_held(edge: EdgeProcess, database: Database):
+    """Each row is far below any limit of SQLite; together they would take gigabytes."""
+    before = peak_mb(edge)
+    blobs = ", ".join(["randomblob(1900000)"] * 4)
+    message = database.refused(
+        f"WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<40) SELECT {blobs} FROM r"
+    )
+    assert "LIMIT" in message
+    assert peak_mb(edge) - before < 200
+
+
+def peak_mb(edge: EdgeProcess) -> int:
+    assert edge.process is not None
+    status = Path(f"/proc/{edge.process.pid}/status").read_text()
+    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def test_sql_is_interrupted_at_the_time_limit_and_undone(own_edge):
