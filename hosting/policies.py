@@ -33,14 +33,15 @@ CEILINGS: Final[Mapping[str, float]] = {
     "stream_idle_s": 3600,
     "concurrency": 1024,
     "requests_per_minute": 100_000,
+    "cpu_ms": 300_000,
 }
 _NAME_RE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 _HOST_RE = re.compile(r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
 
 def check_limits(limits: Mapping[str, Any]) -> None:
-    """Overrides of contract.Limits: known names, the right types, above 0 and up to the ceilings."""
-    known = {field.name: field.type for field in msgspec.structs.fields(Limits)}
+    """Overrides of contract.Limits, and `cpu_ms`, which is the runtime's: known names, the right types, up to the ceilings."""
+    known = {**{field.name: field.type for field in msgspec.structs.fields(Limits)}, "cpu_ms": int}
     wrong: dict[str, str] = {}
     for name, value in limits.items():
         is_number = isinstance(value, int if known.get(name) is int else int | float)

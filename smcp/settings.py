@@ -181,6 +181,8 @@ LOGGING = {
 # ── Celery ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# A Redis that takes connections and says nothing must not hold a request for ever.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5}
 CELERY_TASK_DEFAULT_QUEUE = f"smcp-{INSTALLATION}"
 CELERY_TASK_QUEUES = [Queue(f"smcp-{INSTALLATION}"), Queue(f"smcp-{INSTALLATION}-checks")]
 # Somebody waits for the check of an upload: it does not stand in line behind deployments.

@@ -110,6 +110,11 @@ class HttpCloudflare:
     def put_account_script(self, name: str, upload: ScriptUpload) -> Found:
         return self._put(f"/workers/scripts/{quote(name)}", name, upload)
 
+    def expose_account_script(self, name: str) -> None:
+        """On the account's workers.dev subdomain. https://developers.cloudflare.com/workers/configuration/routing/workers-dev/"""
+        wanted = {"enabled": True, "previews_enabled": False}
+        self._call("workers", "POST", f"/workers/scripts/{quote(name)}/subdomain", body=wanted)
+
     def get_account_script_tags(self, name: str) -> list[str] | None:
         """The tags of a Worker of our own outside the namespace; None when there is none."""
         try:

@@ -76,6 +76,9 @@ class Cloudflare(Protocol):
         """The tags of such a Worker; None when there is none."""
 
     def delete_account_script(self, name: str) -> None: ...
+    def expose_account_script(self, name: str) -> None:
+        """Gives it its address on the account's workers.dev subdomain. Repeat freely."""
+
     def put_script(self, name: str, upload: ScriptUpload) -> Found:
         """Into the dispatch namespace. Replaces what is there: repeat freely."""
 

@@ -173,7 +173,9 @@ def _update(account: Account, facts: dict[str, str], token: str) -> None:
 def ensure_dispatcher(cloudflare: Cloudflare, cloudflare_account_id: str) -> bool:
     """Uploads the outbound Worker, then the dispatcher that names it, unless exactly these are there. Returns whether it did."""
     outbound = _ensure_worker(cloudflare, names.outbound_name(), _own_worker("outbound", []))
-    return _ensure_worker(cloudflare, names.dispatcher_name(), _dispatcher(cloudflare_account_id)) or outbound
+    dispatcher = _ensure_worker(cloudflare, names.dispatcher_name(), _dispatcher(cloudflare_account_id))
+    cloudflare.expose_account_script(names.dispatcher_name())
+    return outbound or dispatcher
 
 
 def _ensure_worker(cloudflare: Cloudflare, name: str, upload: ScriptUpload) -> bool:

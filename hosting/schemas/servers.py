@@ -7,10 +7,11 @@ from typing import Any
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hosting.dataplane.contract import Limits
 from hosting.models import Binding, Environment, Secret, Server
+from hosting.stdio import refuse_command
 from smcp.common.rest import Wish
 
 
@@ -22,6 +23,13 @@ class ServerIn(Wish):
     description: str = Field("", max_length=2000)
     kind: str = Field("worker", max_length=20)
     catalog: str | None = Field(None, max_length=40, examples=["starter"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_program(cls, wish: Any) -> Any:
+        if isinstance(wish, dict):
+            refuse_command(wish)
+        return wish
 
 
 class ServerPatch(Wish):
@@ -89,7 +97,7 @@ class EnvironmentOut(Schema):
     access: list[str]
     allowed_origins: list[str]
     egress_allow: list[str]
-    limits: dict[str, float]
+    limits: dict[str, int | float]
     variables: dict[str, str]
     releases_kept: int
     created_at: datetime

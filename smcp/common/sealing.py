@@ -23,8 +23,8 @@ def seal(secret: bytes, *, context: str) -> str:
     """Seals under the first key of SMCP_SEALING_KEYS. `context` must be given again to open."""
     kid, key = next(iter(settings.SEALING_KEYS.items()))
     data_key = AESGCM.generate_key(256)
-    aad = f"v1.{kid}.{context}".encode()
-    return f"v1.{kid}.{_b64(_encrypt(key, data_key, aad))}.{_b64(_encrypt(data_key, secret, aad))}"
+    wrapped = _encrypt(key, data_key, f"v1.{kid}.{context}".encode())
+    return f"v1.{kid}.{_b64(wrapped)}.{_b64(_encrypt(data_key, secret, context.encode()))}"
 
 
 def open_sealed(envelope: str, *, context: str) -> bytes:
@@ -33,8 +33,8 @@ def open_sealed(envelope: str, *, context: str) -> bytes:
         version, kid, wrapped, body = envelope.split(".")
         if version != "v1":
             raise ValueError(version)
-        aad = f"v1.{kid}.{context}".encode()
-        return _decrypt(_decrypt(settings.SEALING_KEYS[kid], _unb64(wrapped), aad), _unb64(body), aad)
+        data_key = _decrypt(settings.SEALING_KEYS[kid], _unb64(wrapped), f"v1.{kid}.{context}".encode())
+        return _decrypt(data_key, _unb64(body), context.encode())
     except (ValueError, KeyError, InvalidTag) as exc:
         raise CannotOpen(f"cannot open the secret of {context}") from exc
 

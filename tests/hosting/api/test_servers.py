@@ -55,6 +55,23 @@ def test_a_server_slug_is_a_dns_label_and_is_never_given_twice(acme: TenantAtThe
     assert refused.status_code == (409 if slug == "weather" else 422)
 
 
+def test_a_wish_to_start_a_program_is_refused_with_advice_and_makes_nothing(acme: TenantAtTheDoor) -> None:
+    wish = {"slug": "local", "command": "npx", "args": ["-y", "some-server"]}
+    refused = acme.caller("api:write").post(f"{acme.path}/servers", json=wish)
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:smcp:problem:stdio-server")
+    assert "Streamable HTTP" in refused.json()["detail"]
+    assert acme.caller("api:read").ok("GET", f"{acme.path}/servers")["items"] == []
+
+
+@pytest.mark.acceptance("S0.6", "S4.14")
+def test_the_cpu_time_of_a_request_is_bounded_per_environment(acme: TenantAtTheDoor) -> None:
+    path = f"{make_server(acme)}/environments/production"
+    caller = acme.caller("api:write")
+    assert caller.ok("PATCH", path, json={"limits": {"cpu_ms": 300_000}})["limits"]["cpu_ms"] == 300_000
+    for too_much in (300_001, 0, 1.5, True):
+        assert caller.request("PATCH", path, json={"limits": {"cpu_ms": too_much}}).status_code == 422
+
+
 def test_two_tenants_may_use_the_same_slug(acme: TenantAtTheDoor, other: TenantAtTheDoor) -> None:
     make_server(acme)
     make_server(other)

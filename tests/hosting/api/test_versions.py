@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -165,11 +167,18 @@ def test_too_much_is_refused_before_it_is_kept(acme: TenantAtTheDoor) -> None:
     assert left_behind(acme) == []
 
 
+@pytest.fixture(params=["refuses", "takes connections and says nothing"])
+def lost_redis(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a Redis that is no help."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"redis://127.0.0.1:{1 if request.param == 'refuses' else listener.getsockname()[1]}/0"
+
+
 def test_with_no_way_to_the_workers_it_says_when_to_come_back_and_leaves_nothing(
-    parts: Parts, acme: TenantAtTheDoor, free_port: int
+    parts: Parts, acme: TenantAtTheDoor, free_port: int, lost_redis: str
 ) -> None:
     server = make_server(acme)
-    cut_off = RestDoor(parts, free_port, REDIS_URL="redis://127.0.0.1:1/0")
+    cut_off = RestDoor(parts, free_port, REDIS_URL=lost_redis)
     cut_off.start()
     try:
         acme.door = cut_off
