@@ -20,8 +20,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 from aiohttp import ClientError, ClientSession, UnixConnector, web
 
 from edge.runtime import capnp
@@ -41,10 +42,12 @@ KEEP_ALIVE_S = (
     10.0  # less than workerd's own fifteen seconds, so no request meets a connection it just closed
 )
 DOOR_BACKLOG = 512
+MAX_EXPORTS = 256 * 1024
 OURS = "__edge_"  # in a complaint about what we added, which always follows one about the script
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # What a script prints itself stands inside a JSON text, so it cannot begin a line like this.
 HEAP_FULL = re.compile(r'^\{"timestamp":"\d+","level":"fatal",.*heap out of memory', re.MULTILINE)
+Handler = Literal["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"]
 DiedOf = Literal["", "cpu", "memory", "stopped"]
 DoorHandler = Callable[[web.Request, "Process"], Awaitable[web.StreamResponse]]
 _numbers = itertools.count(1)
@@ -56,6 +59,17 @@ class StartFailed(Exception):
     def __init__(self, message: str, *, is_its_fault: bool) -> None:
         super().__init__(message)
         self.is_its_fault = is_its_fault
+
+
+class Export(TypedDict):
+    """One export of a main module, as `entry.js` lists them."""
+
+    name: Annotated[str, msgspec.Meta(max_length=256, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+    kind: Annotated[str, msgspec.Meta(max_length=20, pattern=r"\A[a-z_]+\Z")]
+    handlers: Annotated[list[Handler], msgspec.Meta(max_length=16)]
+
+
+_exports = msgspec.json.Decoder(list[Export])
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,8 @@ class Process:
             await self.exited.wait()
         await self._clean_up()
 
-    async def exports(self) -> list[dict[str, Any]]:
-        """What the script's main module exports: `[{name, kind, handlers}]`. Raises StartFailed."""
+    async def exports(self) -> list[Export]:
+        """What the script's main module exports. Raises StartFailed."""
         connector = UnixConnector(self._run.address("p"))
         try:
             async with (
@@ -148,9 +162,14 @@ class Process:
             ):
                 if answer.status != 200:
                     raise StartFailed(f"The exports could not be read: {answer.status}.", is_its_fault=True)
-                found: list[dict[str, Any]] = await answer.json()
-                return found
-        except (ClientError, TimeoutError) as exc:
+                # The list passes through the script's own hands.
+                said = bytearray()
+                async for piece in answer.content.iter_any():
+                    said += piece
+                    if len(said) > MAX_EXPORTS:
+                        raise StartFailed("The script exports more than can be listed.", is_its_fault=True)
+                return _exports.decode(said)
+        except (ClientError, TimeoutError, msgspec.MsgspecError, RecursionError) as exc:
             raise StartFailed("The exports could not be read.", is_its_fault=True) from exc
 
     # Use
@@ -298,6 +317,8 @@ class Process:
                 raise StartFailed("The script did not start in time.", is_its_fault=False)
 
     def _start_error(self) -> StartFailed:
+        if self.died_of == "memory":
+            return StartFailed("Script startup exceeded memory limit.", is_its_fault=True)
         errors = self._run.errors()
         message = workerd_message(errors)
         if message:

@@ -26,6 +26,11 @@ def message(response: Any) -> str:
         ("throw new Error('at the top'); export default { fetch() {} }", 10021, "at the top"),
         ("await fetch('http://example.com'); export default { fetch() {} }", 10021, "Disallowed operation"),
         ("for (;;); export default { fetch() {} }", 10021, "CPU time limit"),
+        (
+            "const all = []; for (;;) all.push(new Array(1e5).fill(0)); export default {}",
+            10021,
+            "memory limit",
+        ),
         ("export default {}", 10068, "no registered event handlers"),
         ("export default { nothing() {} }", 10068, "no registered event handlers"),
         ("", 10068, "no registered event handlers"),
@@ -40,6 +45,28 @@ def test_code_that_does_not_load_is_refused_with_the_runtimes_own_words(
     assert words in message(answer)
     assert "__edge" not in message(answer)
     assert error(stage.api.get(f"{stage.path}/{name}"), 404) == 10092
+
+
+@pytest.mark.acceptance("S4.19")
+@pytest.mark.parametrize(
+    "list_of_exports",
+    [
+        '"{}"',
+        '"[1]"',
+        '"[{}]"',
+        '"nonsense"',
+        '"[".repeat(100000)',
+        r'`[{"name":"default","kind":"object","handlers":["fetch","\\u0000"]}]`',
+        r'`[{"name":"a\\u0000b","kind":"object","handlers":["fetch"]}]`',
+        r'`[{"name":"default","kind":"object","handlers":[7]}]`',
+        "new ReadableStream({ pull(to) { to.enqueue(new Uint8Array(65536).fill(32)); } })",
+    ],
+)
+def test_a_script_that_lies_about_its_exports_is_refused(stage: Stage, list_of_exports: str) -> None:
+    """The list is made in the script's own isolate, so its code may lay hands on it."""
+    forged = f'new Response({list_of_exports}, {{ headers: {{ "content-type": "application/json" }} }})'
+    answer = stage.upload(unique("liar"), f"Response.json = () => {forged};\n{HELLO}")
+    assert error(answer, 400) == 10021
 
 
 @pytest.mark.parametrize(
