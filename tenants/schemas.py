@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 from ninja import Schema
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from smcp.common.audit import AuditEvent
 from smcp.common.rest import Wish
@@ -14,6 +14,16 @@ from tenants.models import ApiKey, Member, Tenant
 
 Role = Literal["owner", "admin", "developer", "viewer", "caller"]
 Scope = Literal["api:read", "api:write", "api:admin", "mcp:call"]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError("No such moment in UTC.") from exc
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class TenantIn(Wish):
@@ -76,7 +86,7 @@ class ApiKeyIn(Wish):
     name: str = Field(min_length=1, max_length=120)
     scopes: list[Scope] = Field(min_length=1, max_length=4)
     environments: list[str] = Field(default_factory=list, max_length=100)
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class ApiKeyOut(Schema):

@@ -184,6 +184,7 @@ def test_a_key_is_shown_once_and_never_again(acme: TenantAtTheDoor) -> None:
         ({"scopes": ["mcp:call"], "environments": ["production"]}, "invalid"),
         ({"scopes": ["api:read"], "expires_at": "2020-01-01T00:00:00Z"}, "invalid"),
         ({"scopes": ["api:read"], "expires_at": "2020-01-01T00:00:00"}, "invalid"),
+        ({"scopes": ["api:read"], "expires_at": "9999-12-31T23:59:59-23:59"}, "invalid"),
         ({"scopes": ["api:read"], "digest": "x"}, "invalid"),
     ],
 )
