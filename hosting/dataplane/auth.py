@@ -32,6 +32,7 @@ class Caller:
     principal: str
     sticky: str
     key_id: str = ""  # of an API key
+    expires_at: float | None = None  # seconds since the epoch; None: until it is revoked
 
 
 def authenticate(
@@ -71,4 +72,4 @@ def _by_key(token: str, *, route: Route, table: Table, now: float) -> Caller:
     if credential.environments and route.environment not in credential.environments:
         raise Refusal(FORBIDDEN, "this API key is not for this environment", headers=INSUFFICIENT_SCOPE)
     principal = f"key:{credential.id}"
-    return Caller("api_key", principal, principal, credential.id)
+    return Caller("api_key", principal, principal, credential.id, credential.expires_at)

@@ -86,7 +86,10 @@ class Relay:
     def is_admitted(self, table: Table) -> bool:
         """Whether the caller would still be let in: a stream must not outlive what opened it."""
         call, session = self._call, self._plan.session
-        if not table.has_route(call.route) or table.suspension_of(call.route) is not None:
+        route = table.route_now(call.route)
+        if route is None or table.suspension_of(route) is not None:
+            return False
+        if not call.is_probe and call.caller.kind not in route.access:
             return False
         if session is not None and table.is_revoked(call.route.tenant, session.handle):
             return False
@@ -129,6 +132,7 @@ class Relay:
         exchange = self._call.exchange
         watcher = asyncio.create_task(exchange.wait_gone())
         watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop("client_gone"))
+        expiry = self._end_with_key()
         try:
             await exchange.begin(200, (*EVENTS, *self._call.extra, *self._headers))
             problem = await self._pump(on_sent)
@@ -147,10 +151,19 @@ class Relay:
             self._stop = "client_gone"
         finally:
             watcher.cancel()
+            if expiry is not None:
+                expiry.cancel()
             self._task = None
         if not self._is_client_gone and self._stop != "client_gone":
             await exchange.end()
         await self._let_linger()
+
+    def _end_with_key(self) -> asyncio.TimerHandle | None:
+        """A stream must not outlive what opened it, whether that was taken away or ran out."""
+        expires_at = self._call.caller.expires_at
+        if expires_at is None:
+            return None
+        return asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self.stop, "revoked")
 
     async def _pump(self, on_sent: Callable[[int], None]) -> Kind | None:
         """Copies until the stream has done its duty; what went wrong otherwise."""

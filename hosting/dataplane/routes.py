@@ -40,9 +40,10 @@ class Table:
         reason = self._suspensions.get((route.tenant, ""))
         return reason if reason is not None else self._suspensions.get((route.tenant, route.server_slug))
 
-    def has_route(self, route: Route) -> bool:
-        """Whether the Environment still has one, in whatever version."""
-        return route.key in self._facts
+    def route_now(self, route: Route) -> Route | None:
+        """What the Environment's Route has become since; None when it has none any more."""
+        found = self._facts.get(route.key)
+        return found if isinstance(found, Route) else None
 
     def has_credential(self, tenant: str, key_id: str) -> bool:
         return f"credential/{tenant}/{key_id}" in self._facts

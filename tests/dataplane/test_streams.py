@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import psutil
@@ -238,6 +239,30 @@ class TestAccessEnds:
             world.key(id="r" * 26, is_gone=True)
             ended.read()
             self.wait_for_the_end_of(world, 1)
+            world.standin.go("get")
+            assert next_event(spared.iter_lines())
+
+    @pytest.mark.acceptance("S4.19")
+    def test_a_key_that_expires_ends_its_streams(self, world: World) -> None:
+        route = world.server("access-expiry", world.target("scripted-stateful"))
+        caller = world.caller(route, world.key(expires_at=time.time() + 2))
+        other = world.caller(route, world.key(expires_at=time.time() + 3600))
+        with caller.stream("GET") as ended, other.stream("GET") as spared:
+            ended.read()
+            self.wait_for_the_end_of(world, 1)
+            world.standin.go("get")
+            assert next_event(spared.iter_lines())
+
+    @pytest.mark.acceptance("S4.19")
+    def test_a_server_that_stops_being_public_ends_the_streams_of_strangers(self, world: World) -> None:
+        target = world.target("scripted-stateful")
+        route = world.server("access-closing", target, access=("public", "api_key"))
+        stranger = world.at(world.url(route))
+        assert stranger.initialize().status_code == 200
+        known = world.caller(route)
+        with stranger.stream("GET") as ended, known.stream("GET") as spared:
+            world.server("access-closing", target, access=("api_key",))
+            assert events_of(ended.read().decode()) == []
             world.standin.go("get")
             assert next_event(spared.iter_lines())
 
