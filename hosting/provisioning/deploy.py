@@ -98,7 +98,8 @@ class Probe(Step):
         with run.transaction():
             releases = [r for r in new_releases(run) if r.state == Release.State.UPLOADED]
             dispatchers = {
-                r.id: dispatcher_of(r.environment.account_id, tenant_id=run.tenant_id) for r in releases
+                r.id: dispatcher_of(r.environment.account_id, tenant_id=run.tenant_id, egress=r.egress_allow)
+                for r in releases
             }
         for release in releases:
             run.assure()

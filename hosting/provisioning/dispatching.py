@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -54,9 +54,10 @@ class Dispatcher:
     host: str
     audience: str
     tenant_id: str
+    egress: tuple[str, ...] = ()  # what the script may reach while it answers us
 
 
-def dispatcher_of(account_id: str, *, tenant_id: str) -> Dispatcher:
+def dispatcher_of(account_id: str, *, tenant_id: str, egress: Sequence[str] = ()) -> Dispatcher:
     """Call inside a transaction; any role may read this much of an Account."""
     row = Account.objects.values("dispatch_url", "dispatch_host", "cloudflare_account_id").get(id=account_id)
     return Dispatcher(
@@ -64,6 +65,7 @@ def dispatcher_of(account_id: str, *, tenant_id: str) -> Dispatcher:
         host=row["dispatch_host"],
         audience=names.audience(row["cloudflare_account_id"]),
         tenant_id=tenant_id,
+        egress=tuple(egress),
     )
 
 
@@ -116,7 +118,12 @@ def _assertion(dispatcher: Dispatcher, script: str) -> str:
     kid, seed = next(iter(settings.DISPATCH_KEYS.items()))
     now = int(time.time())
     assertion = Assertion(
-        aud=dispatcher.audience, ten=dispatcher.tenant_id, wrk=script, iat=now, exp=now + ASSERTION_LIFE_S
+        aud=dispatcher.audience,
+        ten=dispatcher.tenant_id,
+        wrk=script,
+        iat=now,
+        exp=now + ASSERTION_LIFE_S,
+        egress=dispatcher.egress,
     )
     return sign_assertion(assertion, kid=kid, key=Ed25519PrivateKey.from_private_bytes(seed))
 

@@ -69,7 +69,8 @@ def _deploy(edge: real_parts.PlatformEdge) -> None:
         began = time.perf_counter()
         wait_for(lambda: world.again(operation).finished_at, 60)
         elapsed = time.perf_counter() - began
-        assert world.again(operation).state == Operation.State.SUCCEEDED
+        ended = world.again(operation)
+        assert ended.state == Operation.State.SUCCEEDED, ended.error
         return elapsed
 
     firsts, rollbacks = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import redis
 
 from hosting.cloudflare.budget import Budget
 from hosting.cloudflare.errors import OutOfBudget, RateLimited
+from tests.edge.harness import ACCOUNT_A, EdgeProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -112,3 +114,50 @@ def test_without_redis_nobody_calls() -> None:
     with pytest.raises(OutOfBudget) as refused, budget(nowhere).permit():
         pass
     assert "Redis is away" in str(refused.value)
+
+
+#: Calls the edge as fast as the budget lets it, and tells how each call ended.
+CALLER = """
+import sys, time, os, redis
+from hosting.cloudflare.budget import Budget
+from hosting.cloudflare.client import HttpCloudflare
+from hosting.cloudflare.errors import CloudflareError, OutOfBudget
+redis_url, base_url, account, requests, window_s, for_s = sys.argv[1:]
+budget = Budget(redis.Redis.from_url(redis_url), installation="t", account=account, requests=int(requests), window_s=float(window_s))
+client = HttpCloudflare(base_url=base_url, account_id=account, token=os.environ["TOKEN"], dispatch_namespace="x", permit=budget.permit)
+until = time.monotonic() + float(for_s)
+while time.monotonic() < until:
+    try:
+        client.verify_token()
+        print("answered")
+    except OutOfBudget as exc:
+        time.sleep(min(exc.retry_after_s, 0.02))
+    except CloudflareError as exc:
+        print(type(exc).__name__)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_four_processes_use_what_the_vendor_allows_and_never_see_a_429(
+    redis_url: str, tmp_path: Path
+) -> None:
+    requests, window_s, for_s = 200, 2.0, 7.0
+    edge = EdgeProcess(tmp_path / "edge", "--rate-limit", str(requests), "--rate-window", str(window_s))
+    edge.start()
+    try:
+        command = [
+            *(sys.executable, "-c", CALLER, redis_url, f"{edge.url}/client/v4", ACCOUNT_A),
+            *(str(requests), str(window_s), str(for_s)),
+        ]
+        environ = {**os.environ, "TOKEN": edge.tokens[ACCOUNT_A]}
+        callers = [
+            subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        said = [line for caller in callers for line in caller.communicate(timeout=50)[0].splitlines()]
+    finally:
+        edge.stop()
+    assert all(caller.returncode == 0 for caller in callers)
+    assert set(said) == {"answered"}
+    # They did not start at the same instant, so the first window is not whole; the three after it are.
+    assert len(said) >= requests * 0.95 * (for_s / window_s - 1)
