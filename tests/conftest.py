@@ -157,9 +157,10 @@ def rest_door(parts: Parts, postgres: Postgres, redis_server: Redis) -> Iterator
     door.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(parts: Parts, postgres: Postgres, redis_server: Redis, edge: PlatformEdge) -> Iterator[OwnProcess]:
-    """A Celery worker beside the edge, whose account is made ready as an operator does it."""
+    """A Celery worker beside the edge, whose account is made ready as an operator does it. It ends with the module: other
+    tests start workers of their own, which must not find their work done by this one."""
     from tests.restdoor import Worker, manage
 
     ready = manage(parts, "ensure_account")

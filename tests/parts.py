@@ -5,6 +5,8 @@ Nothing is started here; the fixtures in conftest.py start what a test asks for,
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import shutil
 import socket
 import tempfile
@@ -23,25 +25,24 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORTS = range(10_000, min(32_768, int(_EPHEMERAL.read_text().split()[0])) if _EPHEMERAL.exists() else 32_768)
 
 
 def free_port() -> int:
     """A port nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones: all are held until the last is chosen."""
-    listeners = [socket.socket() for _ in range(count)]
-    try:
-        for listener in listeners:
-            listener.bind((LOOPBACK, 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+    """Different ones, below those the kernel gives to outgoing connections: nobody takes them before they are used."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(PORTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((LOOPBACK, port))
+            found += [port] if port not in found else []
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,29 +67,29 @@ class Parts:
 
 
 def plan_parts() -> Parts:
-    """Chooses ports and secrets. The directory goes away with `forget_parts`."""
+    """Chooses ports and fresh. The directory goes away with `forget_parts`."""
     var = Path(tempfile.mkdtemp(prefix="smcp-tests-"))
-    secrets = new_secrets()
+    fresh = new_secrets()
     postgres_port, redis_port, api, console, gateway, edge_api, edge_workers = free_ports(7)
     postgres = Postgres(
         directory=var / "postgres",
         port=postgres_port,
-        password=secrets.postgres_password,
+        password=fresh.postgres_password,
         settings={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
     )
     redis = Redis(
         directory=var / "redis",
         port=redis_port,
-        password=secrets.redis_password,
+        password=fresh.redis_password,
         settings={"appendonly": "no", "databases": "64"},
     )
-    account = secrets.edge_account_id
+    account = fresh.edge_account_id
     places = Places(
         var=var,
         logins=Logins(
-            owner=login_url(postgres.url(), "smcp_owner", secrets.owner_password, DATABASE),
-            app=login_url(postgres.url(), "smcp_app", secrets.app_password, DATABASE),
-            system=login_url(postgres.url(), "smcp_system", secrets.system_password, DATABASE),
+            owner=login_url(postgres.url(), "smcp_owner", fresh.owner_password, DATABASE),
+            app=login_url(postgres.url(), "smcp_app", fresh.app_password, DATABASE),
+            system=login_url(postgres.url(), "smcp_system", fresh.system_password, DATABASE),
         ),
         redis_url=redis.url(),
         api_url=f"http://{LOOPBACK}:{api}",
@@ -96,13 +97,13 @@ def plan_parts() -> Parts:
         gateway_url=f"http://{LOOPBACK}:{gateway}",
         cloudflare_api_base_url=f"http://{LOOPBACK}:{edge_api}/client/v4",
         cloudflare_account_id=account,
-        cloudflare_api_token=secrets.edge_token,
+        cloudflare_api_token=fresh.edge_token,
         dispatch_url=f"http://{LOOPBACK}:{edge_workers}",
-        dispatch_host=dispatch_host(secrets.installation, account),
+        dispatch_host=dispatch_host(fresh.installation, account),
     )
     return Parts(
         var=var,
-        secrets=secrets,
+        secrets=fresh,
         postgres=postgres,
         redis=redis,
         places=places,

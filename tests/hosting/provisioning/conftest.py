@@ -12,15 +12,17 @@ from pytest_django import Settings
 
 from hosting.models import Account
 from hosting.provisioning.accounts import ensure_account
+from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.workers import StartWorker, Worker
 from tests.hosting.provisioning.world import World, make_world
 from tests.parts import Parts, PlatformEdge
 
 
 @pytest.fixture
-def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Settings) -> Account:
+def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Settings) -> Iterator[Account]:
+    """The only one that takes anything: accounts other tests made up lead nowhere, and are full meanwhile."""
     settings.DRAIN_S = 0
-    return ensure_account(
+    ready = ensure_account(
         name="edge",
         cloudflare_account_id=edge.account_id,
         token=edge.token,
@@ -29,6 +31,13 @@ def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Se
         dispatch_host=settings.DISPATCH_HOST,
         now=timezone.now(),
     )
+    with as_system():
+        others = Account.objects.exclude(id=ready.id).filter(state=Account.State.OPEN)
+        others_ids = list(others.values_list("id", flat=True))
+        Account.objects.filter(id__in=others_ids).update(state=Account.State.FULL)
+    yield ready
+    with as_system():
+        Account.objects.filter(id__in=others_ids).update(state=Account.State.OPEN)
 
 
 @pytest.fixture

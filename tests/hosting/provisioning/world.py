@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -47,6 +47,7 @@ class World:
     account: Account
     server: Server
     environment: Environment
+    found_there: frozenset[str] = frozenset()  # in the account and not in the ledger when this world began
 
     @property
     def tenant_id(self) -> str:
@@ -136,7 +137,7 @@ class World:
         )
 
     def in_account(self) -> set[str]:
-        """Names of everything there is in the account, but the dispatcher."""
+        """Names of everything this installation has in the account. Tests of the client leave other things there."""
         with self.cloudflare() as cloudflare:
             lists = (
                 cloudflare.list_scripts(),
@@ -144,7 +145,9 @@ class World:
                 cloudflare.list_r2_buckets(),
                 cloudflare.list_d1_databases(),
             )
-            return {found.name for listed in lists for found in listed}
+            return {
+                found.name for listed in lists for found in listed if found.name.startswith(names.prefix())
+            }
 
     def in_ledger(self, *, of_all: bool = True) -> set[str]:
         """Names of what the ledger says is live, of all tenants in the account (or only of this one)."""
@@ -217,4 +220,6 @@ def make_world(edge: PlatformEdge, account: Account) -> World:
         tenant = factories.make_tenant()
         server = factories.make_server(tenant)
         environment = factories.make_environment(server, account, route_version=1)
-    return World(edge=edge, account=account, server=server, environment=environment)
+    world = World(edge=edge, account=account, server=server, environment=environment)
+    # One test that fails must not fail all after it.
+    return replace(world, found_there=frozenset(world.in_account() - world.in_ledger()))
