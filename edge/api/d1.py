@@ -10,7 +10,7 @@ from aiohttp import web
 from edge.container import Edge
 from edge.envelope import json_object, page_of, success
 from edge.routes import ACCOUNT, Route, account_of
-from edge.storage.d1 import Database, InvalidRequest, parsed_statements
+from edge.storage.d1 import READ_AT_ONCE, Database, InvalidRequest, parsed_statements
 from edge.storage.d1_engine import Result, Statement
 
 MAX_BATCH = 500
@@ -67,8 +67,11 @@ async def raw(request: web.Request, edge: Edge) -> web.Response:
 
 async def _run(request: web.Request, edge: Edge) -> list[Result]:
     body = await json_object(request, code=7400)
-    await edge.storage.d1.get_database(account_of(request), _database_id(request))
-    return await edge.storage.d1.query(account_of(request), _database_id(request), _statements(body))
+    account, database_id, store = account_of(request), _database_id(request), edge.storage.d1
+    await store.get_database(account, database_id)
+    length = request.content_length or READ_AT_ONCE + 1
+    statements = await store.take_apart(account, database_id, length, lambda: _statements(body))
+    return await store.query(account, database_id, statements)
 
 
 def _statements(body: dict[str, Any]) -> list[Statement]:

@@ -8,6 +8,7 @@ Source: workerd's src/cloudflare/internal/d1-api.ts.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -42,22 +43,26 @@ async def _answer(request: web.Request, edge: Edge, account: str, database_id: s
         return await _exec(edge, account, database_id, [_parts(item) for item in body])
     if isinstance(body, list):
         # Each prepared statement of the batch gives one result, the last one if it holds several.
-        batch = [parsed_statements(*_parts(item)) for item in body]
+        batch = await _parsed(edge, account, database_id, [_parts(item) for item in body])
         results = await edge.storage.d1.query(account, database_id, [one for many in batch for one in many])
         ends, last = [], -1
         for statements in batch:
             last += len(statements)
             ends.append(last)
         return [_success(results[end], shape) for end in ends]
-    results = await edge.storage.d1.query(account, database_id, parsed_statements(*_parts(body)))
+    [statements] = await _parsed(edge, account, database_id, [_parts(body)])
+    results = await edge.storage.d1.query(account, database_id, statements)
     return _success(results[-1], shape)
 
 
 async def _exec(edge: Edge, account: str, database_id: str, lines: list[tuple[Any, Any]]) -> list[Any]:
     answers: list[Any] = []
-    for sql, _ in lines:
+    for line, _ in lines:
+        sql = line if isinstance(line, str) else ""
         try:
-            statements = [Statement(one) for one in split_statements(sql if isinstance(sql, str) else "")]
+            statements = await edge.storage.d1.take_apart(
+                account, database_id, len(sql), partial(_split, sql)
+            )
             results = await edge.storage.d1.query(account, database_id, statements)
         except ApiError as exc:
             return [*answers, _failure(exc)]
@@ -69,6 +74,19 @@ async def _exec(edge: Edge, account: str, database_id: str, lines: list[tuple[An
             }
         )
     return answers
+
+
+def _split(sql: str) -> list[Statement]:
+    return [Statement(one) for one in split_statements(sql)]
+
+
+async def _parsed(
+    edge: Edge, account: str, database_id: str, queries: list[tuple[Any, Any]]
+) -> list[list[Statement]]:
+    length = sum(len(sql) for sql, _ in queries if isinstance(sql, str))
+    return await edge.storage.d1.take_apart(
+        account, database_id, length, lambda: [parsed_statements(*query) for query in queries]
+    )
 
 
 def _parts(body: Any) -> tuple[Any, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from edge.envelope import ApiError, Page
@@ -26,6 +26,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LOCATIONS = frozenset({"wnam", "enam", "weur", "eeur", "apac", "oc"})
 MAX_WAITING = 500
 MAX_SQL = 10 * 1024 * 1024
+READ_AT_ONCE = 50_000  # characters that are taken apart where they arrive: some milliseconds
+T = TypeVar("T")
 
 STATE_MIGRATIONS = (
     """
@@ -186,9 +188,32 @@ class D1Store:
 
         Raises SqlError, TimedOut, Overloaded, NoSuchDatabase; then nothing was changed.
         """
+        return await self._in_lane(
+            account, database_id, partial(_run_batch, statements), timeout_s=self._timeout_s
+        )
+
+    async def take_apart(
+        self, account: str, database_id: str, sql_length: int, work: Callable[[], list[T]]
+    ) -> list[T]:
+        """What `work` finds in SQL of that many characters. Long texts are read in the database's own thread, where its queries run.
+
+        Raises what `work` raises, NoSuchDatabase, Overloaded.
+        """
+        if sql_length <= READ_AT_ONCE:
+            return work()
+        return await self._in_lane(account, database_id, lambda _connection: work(), timeout_s=None)
+
+    async def _in_lane(
+        self,
+        account: str,
+        database_id: str,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        timeout_s: float | None,
+    ) -> T:
         lane = await self._lane(account, database_id)
         try:
-            return await lane.run(partial(_run_batch, statements), timeout_s=self._timeout_s)
+            return await lane.run(work, timeout_s=timeout_s)
         except Overdue as exc:
             raise TimedOut from exc
         except Crowded as exc:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.edge.harness import EdgeClient, EdgeProcess, error, result, unique
@@ -237,6 +240,23 @@ def peak_mb(edge: EdgeProcess) -> int:
     assert edge.process is not None
     status = Path(f"/proc/{edge.process.pid}/status").read_text()
     return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def test_a_long_text_holds_up_nobody_while_it_is_taken_apart(
+    edge: EdgeProcess, api: EdgeClient, database: Database
+):
+    texts = {"sql": "  ;" * 1_500_000}
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        reading = pool.submit(api.post, f"{database.url}/query", json=texts)
+        waits = []
+        while not reading.done():
+            asked = time.monotonic()
+            assert httpx.get(edge.url + "/healthz", timeout=30).status_code == 200
+            waits.append(time.monotonic() - asked)
+        took_s = time.monotonic() - began
+    assert "No SQL statements" in reading.result().json()["errors"][0]["message"]
+    assert max(waits) < took_s / 2
 
 
 def test_sql_is_interrupted_at_the_time_limit_and_undone(own_edge):
