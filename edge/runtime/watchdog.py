@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,8 +125,11 @@ class Watchdog:
 
 
 def shorten(console: Path) -> None:
-    """Keep the log of a process that goes on writing to it: its text moves aside, and the file begins again."""
+    """Keep the log of a process that goes on writing to it short: its last lines move aside, and the file begins again."""
     with suppress(FileNotFoundError):
-        if console.stat().st_size > CONSOLE_LIMIT:
-            shutil.copyfile(console, console.with_suffix(".log.1"))
+        size = console.stat().st_size
+        if size > CONSOLE_LIMIT:
+            with console.open("rb") as log, console.with_suffix(".log.1").open("wb") as aside:
+                log.seek(size - CONSOLE_LIMIT)
+                aside.write(log.read(CONSOLE_LIMIT))
             os.truncate(console, 0)

@@ -38,6 +38,22 @@ def test_an_idle_script_is_stopped_and_starts_again_on_demand(own_edge: Start) -
         assert stage.call(name, "/kept").text == "0"
 
 
+def test_what_a_script_prints_takes_little_room_however_much_it_is(own_edge: Start) -> None:
+    edge = own_edge("--rate-limit", "0")
+    code = """export default { fetch() {
+        const line = "x".repeat(10_000);
+        for (let n = 0; n < 4000; n++) console.log(line);
+        return new Response("printed");
+    } }"""
+    with edge.client(ACCOUNT_A) as api:
+        stage = Stage(edge, api)
+        assert stage.call(stage.deploy(code)).text == "printed"
+        scripts = edge.data / "scripts"
+        until(lambda: list(scripts.glob("*/console.log.1")))
+        until(lambda: all(log.stat().st_size < 1024 for log in scripts.glob("*/console.log")))
+        assert all(log.stat().st_size <= 8 * 1024 * 1024 for log in scripts.glob("*/console.log.1"))
+
+
 async def test_a_script_with_an_open_stream_is_not_idle(own_edge: Start) -> None:
     edge = await asyncio.to_thread(own_edge, "--rate-limit", "0", "--idle", "0.5")
     with edge.client(ACCOUNT_A) as api:
