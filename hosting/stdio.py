@@ -58,7 +58,7 @@ def refuse_command(wish: dict[str, Any]) -> None:
 def _sign_in_json(content: bytes) -> str | None:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None

@@ -307,6 +307,13 @@ def test_code_that_only_mentions_such_things_passes(code: bytes) -> None:
     assert judge(code=code + b"\nexport default {}")
 
 
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"command":' * 100_000, b"{", b"\xff", b'{"a":' + b"9" * 5000]
+)
+def test_json_that_nobody_can_read_is_no_stdio_server(content: bytes) -> None:
+    assert judge(None, module("data.json", content, "application/json"))
+
+
 def test_the_catalog_passes_its_own_judgement() -> None:
     for entry in list_entries():
         assert check_upload(metadata=entry.metadata, modules=entry.modules, now=NOW).size_bytes > 0
