@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-COSTLY_S = 0.001
+COSTLY_S = 0.0002
 PAUSE = 4
 
 

@@ -241,7 +241,9 @@ class Relay:
 
     async def _send(self, events: list[_Heard], on_sent: Callable[[int], None]) -> bool:
         """Whether anything went to the client."""
+        began = time.thread_time()
         written = b"".join(self._rewrite(event) for event, _ in events)
+        self._pace.charge(time.thread_time() - began)
         if written:
             await self._write(written)
             on_sent(len(written))

@@ -240,7 +240,7 @@ class TestLies:
     @pytest.mark.acceptance("S4.19")
     @pytest.mark.parametrize("event", [b"data: x\n\n", b'data: {"jsonrpc":"2.0","method":"a"}\n\n'])
     def test_a_flood_of_events_leaves_the_gateway_to_others(self, world: World, event: bytes) -> None:
-        flood = event * (800_000 // len(event))
+        flood = event * (2_000_000 // len(event))
         world.standin.answer_raw(EVENTS_HEAD + flood)
         caller = self.caller(world, "lies-flood")
         gateway = psutil.Process(world.gateway.pid)
