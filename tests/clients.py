@@ -143,13 +143,17 @@ async def python_client(
 
 
 async def _talk_python(era: str, url: str, headers: Mapping[str, str], steps: Sequence[Step]) -> Transcript:
+    reason: BaseException | None = None
     try:
         async with python_client(era, url, headers=headers) as client:
             answers = [await _step_python(client, step) for step in steps]
             server = client.server_info.name if client.server_info else ""
             return Transcript(protocol_version=client.protocol_version, server=server, answers=answers)
     except* (mcp.MCPError, httpx2.HTTPError) as failed:
-        raise ClientFailed(str(_first(failed))) from failed
+        reason = _first(
+            failed
+        )  # raised below: before 3.11.4, what is raised here comes out wrapped in a group
+    raise ClientFailed(str(reason)) from reason
 
 
 async def _step_python(client: mcp.Client, step: Step) -> Answer:

@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
-from hosting.models import Account
+from hosting.models import Account, Operation
 from hosting.provisioning.accounts import ensure_account
 from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.workers import StartWorker, Worker
@@ -20,7 +20,8 @@ from tests.parts import Parts, PlatformEdge
 
 @pytest.fixture
 def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Settings) -> Iterator[Account]:
-    """The only one that takes anything: accounts other tests made up lead nowhere, and are full meanwhile."""
+    """The only one that takes anything: accounts other tests made up lead nowhere, and are full meanwhile. Operations other
+    tests left behind are over: real workers serve them first, as their tenants have waited longest."""
     settings.DRAIN_S = 0
     ready = ensure_account(
         name="edge",
@@ -35,6 +36,9 @@ def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Se
         others = Account.objects.exclude(id=ready.id).filter(state=Account.State.OPEN)
         others_ids = list(others.values_list("id", flat=True))
         Account.objects.filter(id__in=others_ids).update(state=Account.State.FULL)
+        Operation.objects.filter(finished_at=None).update(
+            state=Operation.State.FAILED, finished_at=timezone.now()
+        )
     yield ready
     with as_system():
         Account.objects.filter(id__in=others_ids).update(state=Account.State.OPEN)
