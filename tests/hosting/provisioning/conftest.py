@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hosting.models import Account, Operation
 from hosting.provisioning.accounts import ensure_account
 from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.workers import StartWorker, Worker
-from tests.hosting.provisioning.world import UNFINISHED, World, make_world
+from tests.hosting.provisioning.world import World, make_world
 from tests.parts import Parts, PlatformEdge
 
 
@@ -34,9 +33,6 @@ def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Se
         now=timezone.now(),
     )
     with as_system():
-        # What other tests left unfinished must not get the turns of this test's workers.
-        left = Operation.objects.filter(state__in=UNFINISHED)
-        left.update(due_at=timezone.now() + timedelta(days=1))
         others = Account.objects.exclude(id=ready.id).filter(state=Account.State.OPEN)
         others_ids = list(others.values_list("id", flat=True))
         Account.objects.filter(id__in=others_ids).update(state=Account.State.FULL)
