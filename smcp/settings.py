@@ -83,6 +83,7 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.User"
+LOGIN_REDIRECT_URL = "/"  # the console; Django would send people to a page we do not have
 
 INSTALLED_APPS = [
     "smcp.console.apps.ConsoleConfig",  # before the theme: some of its templates are ours
