@@ -2,6 +2,7 @@
 
 Nothing is shared between files, so a statement that runs for half a minute in one delays nobody who uses another. Work in one Lane
 runs in order. A Lane that was not used for a while is closed (thread and file handles go away) and opens again by itself.
+A connection's cursors live and die in its lane's thread: SQLite makes whoever touches one wait for the statement that runs.
 If we crash half-way the write-ahead log of the file has every committed transaction, and nothing of the others.
 """
 
@@ -12,6 +13,7 @@ import logging
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -120,8 +122,9 @@ class Lane:
             self._running = job
         try:
             return work(self._connection)
-        except sqlite3.OperationalError as exc:
-            if job.is_stopped:
+        except BaseException as exc:
+            _let_go(exc)
+            if job.is_stopped and isinstance(exc, sqlite3.OperationalError):
                 raise Overdue("interrupted") from exc
             raise
         finally:
@@ -227,6 +230,17 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None
         raise sqlite3.DatabaseError("the file was written by a newer edge")
     for number, script in enumerate(migrations[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames an error has been through, its causes' too.
+
+    They hold cursors, and an error goes to the event loop: freed there, a cursor would hold up everybody until the statement that
+    then runs in this lane is over.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _ignore_outcome(future: asyncio.Future[Any]) -> None:

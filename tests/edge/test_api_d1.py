@@ -272,6 +272,16 @@ def test_sql_is_interrupted_at_the_time_limit_and_undone(own_edge):
         assert database.rows("SELECT count(*) AS n FROM t") == [{"n": 0}]
 
 
+def test_failed_sql_holds_up_nobody_afterwards(own_edge):
+    """What a failed query leaves behind is cleared away sooner or later; never where others would wait for a running one."""
+    edge = own_edge("--d1-timeout", "0.02")
+    with edge.client(timeout_s=10) as api:
+        database = Database(api)
+        database.query("CREATE TABLE t(a)")
+        for _ in range(60):
+            assert "exceeded timeout" in database.refused(f"INSERT INTO t VALUES(1); {ENDLESS}")
+
+
 @pytest.mark.acceptance("S4.5")
 def test_another_account_finds_no_database_of_ours(
     api: EdgeClient, other_api: EdgeClient, database: Database
