@@ -124,7 +124,7 @@ class Lane:
             return work(self._connection)
         except BaseException as exc:
             _let_go(exc)
-            if job.is_stopped and isinstance(exc, sqlite3.OperationalError):
+            if isinstance(exc, sqlite3.OperationalError) and job.is_stopped:
                 raise Overdue("interrupted") from exc
             raise
         finally:

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 from django.utils import timezone
 
-from hosting.models import Account
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_system
 from smcp.stack.processes import Child, Process, spawn
@@ -190,22 +189,6 @@ def make_operator(door: RestDoor) -> Caller:
     with as_system():
         _, key = create_operator_key(name="an operator")
     return door.caller(key)
-
-
-def make_room() -> None:
-    """An account that takes Environments, so that servers can be made without an edge. Nothing can be deployed there."""
-    with as_system():
-        Account.objects.get_or_create(
-            name="empty-room",
-            defaults={
-                "cloudflare_account_id": "e" * 32,
-                "api_base_url": "http://127.0.0.1:1/client/v4",
-                "token_sealed": "",
-                "dispatch_namespace": "n",
-                "dispatch_url": "http://127.0.0.1:1",
-                "ready_at": timezone.now(),
-            },
-        )
 
 
 def upload_parts(

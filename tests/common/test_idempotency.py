@@ -12,7 +12,8 @@ from django.utils import timezone
 from smcp.common.idempotency import Claim, IdempotentRequest, KeptAnswer, KeyInUse
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_operator, as_tenant
-from tests.restdoor import RestDoor, TenantAtTheDoor, make_operator, make_room, make_tenant
+from tests.restdoor import RestDoor, TenantAtTheDoor, make_operator, make_tenant
+from tests.rooms import make_room
 
 pytestmark = pytest.mark.usefixtures("committed_db")
 

@@ -6,7 +6,8 @@ import pytest
 
 from hosting.models import Server
 from smcp.common.tenancy import as_tenant
-from tests.restdoor import RestDoor, TenantAtTheDoor, make_room, make_tenant
+from tests.restdoor import RestDoor, TenantAtTheDoor, make_tenant
+from tests.rooms import make_room
 
 pytestmark = pytest.mark.usefixtures("committed_db")
 

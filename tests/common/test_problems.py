@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from smcp.common.errors import DomainError
-from tests.restdoor import RestDoor, TenantAtTheDoor, make_room, make_tenant
+from tests.restdoor import RestDoor, TenantAtTheDoor, make_tenant
+from tests.rooms import make_room
 
 pytestmark = pytest.mark.usefixtures("committed_db")
 

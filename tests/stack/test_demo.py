@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from smcp.common.tenancy import as_system
 from tenants.models import ApiKey, User
 from tests.parts import Parts
 from tests.restdoor import OwnProcess, RestDoor, manage
+from tests.rooms import only_room
 
 pytestmark = pytest.mark.usefixtures("committed_db")
 
@@ -25,7 +27,14 @@ def demo(parts: Parts, *arguments: str, **environ: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_demo_is_made_once_and_found_ever_after(parts: Parts, worker: OwnProcess, tmp_path: Path) -> None:
+@pytest.fixture
+def room(worker: OwnProcess) -> Iterator[None]:
+    """A worker, and nowhere to put anything but in its account."""
+    with only_room("default"):
+        yield
+
+
+def test_the_demo_is_made_once_and_found_ever_after(parts: Parts, room: None, tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     first = demo(parts, "--state", str(state))
     assert stat.S_IMODE(state.stat().st_mode) == 0o600

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 from django.utils import timezone
 
-from hosting.models import Account, Operation
+from hosting.models import Operation
 from smcp.common.tenancy import as_system
-from tests.restdoor import OwnProcess, RestDoor, TenantAtTheDoor, make_room, make_tenant
+from tests.restdoor import OwnProcess, RestDoor, TenantAtTheDoor, make_tenant
+from tests.rooms import make_room, only_room
 
 
 @pytest.fixture
@@ -26,13 +27,8 @@ def other(rest_door: RestDoor, committed_db: None) -> TenantAtTheDoor:
 @pytest.fixture
 def busy_acme(worker: OwnProcess, rest_door: RestDoor, committed_db: None) -> Iterator[TenantAtTheDoor]:
     """A tenant whose servers are really deployed: all other accounts are closed meanwhile."""
-    with as_system():
-        closed = Account.objects.exclude(ready_at=None).exclude(name="default")
-        closed_ids = list(closed.filter(state=Account.State.OPEN).values_list("id", flat=True))
-        Account.objects.filter(id__in=closed_ids).update(state=Account.State.FULL)
-    yield make_tenant(rest_door)
-    with as_system():
-        Account.objects.filter(id__in=closed_ids).update(state=Account.State.OPEN)
+    with only_room("default"):
+        yield make_tenant(rest_door)
 
 
 @pytest.fixture

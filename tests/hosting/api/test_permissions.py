@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.restdoor import RestDoor, TenantAtTheDoor, make_operator, make_room, make_tenant
+from tests.restdoor import RestDoor, TenantAtTheDoor, make_operator, make_tenant
+from tests.rooms import make_room
 
 METHODS = ("get", "post", "put", "patch", "delete")
 BRINGS = {

@@ -10,18 +10,17 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
-from hosting.models import Account, Operation
+from hosting.models import Account
 from hosting.provisioning.accounts import ensure_account
-from smcp.common.tenancy import as_system
 from tests.hosting.provisioning.workers import StartWorker, Worker
 from tests.hosting.provisioning.world import World, make_world
 from tests.parts import Parts, PlatformEdge
+from tests.rooms import only_room
 
 
 @pytest.fixture
 def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Settings) -> Iterator[Account]:
-    """The only one that takes anything: accounts other tests made up lead nowhere, and are full meanwhile. Operations other
-    tests left behind are over: real workers serve them first, as their tenants have waited longest."""
+    """The only one that takes anything."""
     settings.DRAIN_S = 0
     ready = ensure_account(
         name="edge",
@@ -32,16 +31,8 @@ def account(edge: PlatformEdge, redis_url: str, committed_db: None, settings: Se
         dispatch_host=settings.DISPATCH_HOST,
         now=timezone.now(),
     )
-    with as_system():
-        others = Account.objects.exclude(id=ready.id).filter(state=Account.State.OPEN)
-        others_ids = list(others.values_list("id", flat=True))
-        Account.objects.filter(id__in=others_ids).update(state=Account.State.FULL)
-        Operation.objects.filter(finished_at=None).update(
-            state=Operation.State.FAILED, finished_at=timezone.now()
-        )
-    yield ready
-    with as_system():
-        Account.objects.filter(id__in=others_ids).update(state=Account.State.OPEN)
+    with only_room(ready.name):
+        yield ready
 
 
 @pytest.fixture
