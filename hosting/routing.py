@@ -112,6 +112,7 @@ def compose_routes(environments: QuerySet[Environment]) -> list[Route]:
             "state",
             "access",
             "allowed_origins",
+            "heals_sessions",
             "limits",
             "tenant__slug",
             "server__slug",
@@ -152,6 +153,7 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
         access=tuple(row["access"]) or ("api_key",),
         limits=Limits(**{key: value for key, value in row["limits"].items() if key in LIMITS}),
         allowed_origins=tuple(row["allowed_origins"]),
+        heals=row["heals_sessions"],
     )
 
 

@@ -22,10 +22,13 @@ from hosting.dataplane.admin import Admin
 from hosting.dataplane.exchange import Exchange, Receive, Send
 from hosting.dataplane.follow import Follower, connect_redis
 from hosting.dataplane.gateway import Gateway
+from hosting.dataplane.healing import Healer
 from hosting.dataplane.logs import log
 from hosting.dataplane.metrics import Metrics
 from hosting.dataplane.proxy import Proxy
+from hosting.dataplane.renewals import Renewals
 from hosting.dataplane.reports import Reports
+from hosting.dataplane.sending import Sender
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.streams import Streams
 from hosting.dataplane.upstream import Upstream
@@ -53,9 +56,12 @@ class App:
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
         self._follower = Follower(settings, self._redis, self._streams.recheck)
         self._upstream = Upstream(settings.dispatch_keys)
+        renewals = Renewals(installation=settings.installation, ring=settings.sealing_keys, redis=self._redis)
+        sender = Sender(self._upstream)
         proxy = Proxy(
             settings=settings,
-            upstream=self._upstream,
+            sender=sender,
+            healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics),
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
@@ -64,6 +70,7 @@ class App:
             settings=settings,
             follower=self._follower,
             proxy=proxy,
+            renewals=renewals,
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,

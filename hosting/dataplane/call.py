@@ -63,6 +63,8 @@ class Plan:
     messages: list[Message] = field(default_factory=list)
     session: Session | None = None
     is_listening: bool = False  # a stream for whatever comes: silence is normal, nothing is owed
+    is_stranded: bool = False  # its server's session is gone with its Release: to be renewed first
+    resumes: JsonRpcId = None  # the request whose stream a GET takes up again, if an event id named one
     passes_event_ids: bool = False
     passes_empty_events: bool = False
     open_session: Callable[[bytes, str], Headers] | None = None
@@ -70,6 +72,12 @@ class Plan:
     @property
     def ids(self) -> list[JsonRpcId]:
         return [message.id for message in self.messages if message.kind == "request"]
+
+    @property
+    def stream_of(self) -> JsonRpcId:
+        """The one request whose answer the stream brings; None where there are more, or none."""
+        ids = self.ids
+        return ids[0] if len(ids) == 1 else self.resumes
 
     @property
     def first_id(self) -> JsonRpcId:

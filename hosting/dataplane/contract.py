@@ -81,6 +81,7 @@ class Route(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="route"):
     access: tuple[Literal["public", "api_key"], ...] = ("api_key",)  # any one of these lets a caller in
     limits: Limits = Limits()
     allowed_origins: tuple[str, ...] = ()  # browser origins besides our own; "*" allows all
+    heals: bool = True  # a session that the server has lost is opened anew; otherwise the client is told 404
     other_paths: bool = False  # per-server hosts may carry paths other than MCP's
 
     @property
@@ -114,10 +115,12 @@ class Suspension(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="suspe
 
 
 class Revocation(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="revocation"):
-    """A session that was ended before its time. Kept until `until`, when its id has expired anyway."""
+    """A session that was ended before its time. Kept until `until`, when its id has expired anyway, or until its Principal has
+    ended REVOCATIONS_KEPT more: whoever holds the id of an old one gains nothing that `initialize` would not give."""
 
     session: str  # first 8 bytes of sha256(jti), hex
     until: float
+    principal: str = ""  # who ended it, as in SessionReport
 
     @property
     def key(self) -> str:
@@ -206,6 +209,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 CHANGES_KEPT: Final = 100_000
+REVOCATIONS_KEPT: Final = 1000  # of one Principal's sessions
 REPORTS_KEPT: Final = 100_000
 
 PUBLISH_LUA: Final = """

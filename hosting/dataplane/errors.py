@@ -108,6 +108,9 @@ UPSTREAM_MISSING = Kind("upstream_missing", 502, -32603, "the server's code is n
 UPSTREAM_LIMITED = Kind("upstream_limited", 503, -32603, "the server reached a limit of its plan")
 BROKEN_ANSWER = Kind("broken_answer", 502, -32603, "the server's answer is not MCP")
 ANSWER_TOO_LARGE = Kind("answer_too_large", 502, -32603, "the server's answer is too large")
+ANSWER_LOST = Kind(
+    "answer_lost", 200, -32603, "the server has lost the session: whether the call was carried out is unknown"
+)
 ANSWER_CUT = Kind("answer_cut", 502, -32603, "the server's answer ended before its end")
 
 INTERNAL = Kind("internal", 500, -32603, "the gateway failed; the error is recorded")

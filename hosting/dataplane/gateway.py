@@ -15,10 +15,11 @@ from contextlib import contextmanager
 
 from hosting.dataplane.addresses import Hosts, split_host
 from hosting.dataplane.auth import Caller, authenticate
-from hosting.dataplane.call import EMPTY, JSON, Call, Plan
+from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
 from hosting.dataplane.contract import Route, SessionReport
 from hosting.dataplane.era import check_post_headers, era_of, era_of_headers
 from hosting.dataplane.errors import (
+    ANSWER_LOST,
     BUSY,
     DRAINING,
     INTERNAL,
@@ -42,10 +43,12 @@ from hosting.dataplane.modern import plan_post as plan_modern_post
 from hosting.dataplane.modern import refuse_method as refuse_modern_method
 from hosting.dataplane.origins import Origins, preflight
 from hosting.dataplane.proxy import Proxy
+from hosting.dataplane.renewals import NOTED, Renewals
 from hosting.dataplane.reports import Reports
 from hosting.dataplane.routes import Table
 from hosting.dataplane.sessions import Session, Sessions
 from hosting.dataplane.settings import Settings
+from hosting.dataplane.sse import encode_event
 from hosting.dataplane.streams import Streams
 
 LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
@@ -62,6 +65,7 @@ class Gateway:
         settings: Settings,
         follower: Follower,
         proxy: Proxy,
+        renewals: Renewals,
         streams: Streams,
         reports: Reports,
         metrics: Metrics,
@@ -75,7 +79,8 @@ class Gateway:
         self._metrics = metrics
         self._hosts = Hosts(shared=settings.shared_hosts, domain=settings.domain)
         self._origins = Origins(settings)
-        self._legacy = Legacy(Sessions(settings.sealing_keys))
+        self._legacy = Legacy(Sessions(settings.sealing_keys), renewals)
+        self._renewals = renewals
         self._in_flight: dict[tuple[str, bool], int] = {}
         self._total = 0
         self._idle = asyncio.Event()
@@ -163,7 +168,7 @@ class Gateway:
             elif era_of_headers(headers) == "modern":
                 raise refuse_modern_method()
             elif exchange.method == "GET":
-                await self._proxy.forward(call, self._legacy.plan_get(call, table))
+                await self._listen(call, table)
             else:
                 await self._delete(call, table)
         return call.era
@@ -204,6 +209,7 @@ class Gateway:
             await self._proxy.forward(call, plan_modern_post(call, parsed, body))
             return
         plan = self._legacy.plan_post(call, table, parsed, body)
+        await self._note(call, plan)
         try:
             await self._proxy.forward(call, plan)
         except Refusal as refusal:
@@ -214,9 +220,32 @@ class Gateway:
             if plan.open_session is not None and plan.session is not None:
                 self._opened_session(call, plan)
 
+    async def _note(self, call: Call, plan: Plan) -> None:
+        """What a new session of the server's would have to be told, should it lose this one."""
+        if plan.session is None or not plan.session.upstream_id:
+            return
+        for message in plan.messages:
+            if message.method in NOTED:
+                await self._renewals.note(plan.session, call.route, message.method, message.params)
+
+    async def _listen(self, call: Call, table: Table) -> None:
+        plan = self._legacy.plan_get(call, table)
+        try:
+            await self._proxy.forward(call, plan)
+        except Refusal as refusal:
+            if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
+                self._end_session(call, table, plan.session)
+            if refusal.kind is not ANSWER_LOST:
+                raise
+            await call.exchange.begin(200, (*EVENTS, *call.extra))
+            await call.exchange.send(encode_event(refusal.body()), timeout_s=self._settings.stalled_client_s)
+            await call.exchange.end()
+
     async def _delete(self, call: Call, table: Table) -> None:
         """Ends the session here and everywhere, then tells the server, whose answer changes nothing."""
         session = self._legacy.session_of(call, table)
+        if session.upstream_id:
+            session = await self._renewals.close(session, call.route)
         self._end_session(call, table, session)
         plan = self._legacy.plan_delete(call, session)
         if plan is not None:
@@ -224,13 +253,14 @@ class Gateway:
         await call.exchange.answer(204, (*EMPTY, *call.extra))
 
     def _end_session(self, call: Call, table: Table, session: Session) -> None:
+        if call.is_probe:  # theirs live no longer than their token
+            return
         revocation = tombstone(call, session)
         if table.apply(revocation):
             self._streams.recheck(table, revocation)
             self._reports.revoke(revocation)
             self._metrics.sessions_ended.inc()
-            if not call.is_probe:
-                self._report_session(call, session, is_open=False)
+            self._report_session(call, session, is_open=False)
 
     def _opened_session(self, call: Call, plan: Plan) -> None:
         self._metrics.sessions_opened.inc()

@@ -13,7 +13,7 @@ import msgspec
 
 from hosting.dataplane.buckets import choose_target
 from hosting.dataplane.call import Call, Plan
-from hosting.dataplane.contract import Revocation, b64url, unb64url
+from hosting.dataplane.contract import PROBE_TOKEN_LIFE_S, Revocation, b64url, unb64url
 from hosting.dataplane.era import (
     BATCH_REVISION,
     LEGACY_REVISIONS,
@@ -32,11 +32,14 @@ from hosting.dataplane.errors import (
     SESSION_REQUIRED,
     UNKNOWN_SESSION,
     Headers,
+    JsonRpcId,
     Refusal,
 )
 from hosting.dataplane.jsonrpc import Message
+from hosting.dataplane.renewals import Renewals
 from hosting.dataplane.routes import Table
 from hosting.dataplane.sessions import (
+    MAX_LIFE_S,
     MAX_UPSTREAM_ID,
     Session,
     Sessions,
@@ -46,6 +49,7 @@ from hosting.dataplane.sessions import (
 )
 
 LAST_EVENT_HEADER = "last-event-id"
+POST_HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 EVENT_ID_FORM = "u1."
 MAX_EVENT_ID = 512
 _VISIBLE = re.compile(r"[\x21-\x7e]+\Z")
@@ -60,8 +64,9 @@ class _Initialized(msgspec.Struct):
 class Legacy:
     """The rules of the legacy era. Does no I/O."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, renewals: Renewals) -> None:
         self._sessions = sessions
+        self._renewals = renewals
 
     def plan_post(self, call: Call, table: Table, parsed: Message | list[Message], body: bytes) -> Plan:
         """Raises Refusal."""
@@ -79,8 +84,7 @@ class Legacy:
             raise Refusal(INVALID_REQUEST, f"batches exist in revision {BATCH_REVISION} only")
         plan = self._plan(call, session, revision)
         plan.body, plan.messages = body, messages
-        plan.headers["content-type"] = "application/json"
-        plan.headers["accept"] = "application/json, text/event-stream"
+        plan.headers.update(POST_HEADERS)
         return plan
 
     def plan_get(self, call: Call, table: Table) -> Plan:
@@ -95,7 +99,7 @@ class Legacy:
         plan.headers["accept"] = "text/event-stream"
         last = call.headers.get(LAST_EVENT_HEADER)
         if last is not None:
-            plan.headers[LAST_EVENT_HEADER] = unwrap_event_id(last)
+            plan.headers[LAST_EVENT_HEADER], plan.resumes = unwrap_event_id(last)
         return plan
 
     def plan_delete(self, call: Call, session: Session) -> Plan | None:
@@ -104,10 +108,10 @@ class Legacy:
             plan = self._plan(call, session, call.headers.get(PROTOCOL_VERSION_HEADER, session.revision))
         except Refusal:
             return None
-        return plan if session.upstream_id else None
+        return plan if session.upstream_id and not plan.is_stranded else None
 
     def session_of(self, call: Call, table: Table, message: Message | None = None) -> Session:
-        """The caller's open session. Raises Refusal: 400 without an id, 404 for one that is not theirs or not open."""
+        """The caller's open session, as it is now. Raises Refusal: 400 without an id, 404 for one that is not theirs or not open."""
         request_id = message.id if message is not None else None
         text = call.headers.get(SESSION_HEADER)
         if text is None:
@@ -120,21 +124,26 @@ class Legacy:
             raise Refusal(UNKNOWN_SESSION, request_id=request_id) from None
         if table.is_revoked(call.route.tenant, session.handle):
             raise Refusal(UNKNOWN_SESSION, request_id=request_id)
-        return session
+        return self._renewals.current(session, call.route)
 
     def _plan_initialize(self, call: Call, message: Message, body: bytes) -> Plan:
         capabilities = message.params.get("capabilities")
         bits = capability_bits(capabilities) if isinstance(capabilities, dict) else 0
-        session = self._sessions.new(principal=call.caller.principal, now=call.now, capabilities=bits)
+        session = self._sessions.new(
+            principal=call.caller.principal,
+            now=call.now,
+            capabilities=bits,
+            life_s=PROBE_TOKEN_LIFE_S if call.is_probe else MAX_LIFE_S,
+        )
         target = choose_target(call.route, sticky=call.caller.sticky)
 
         def open_session(result: bytes, upstream_id: str) -> Headers:
             nonlocal session
             session = opened(
                 session,
-                revision=_revision_in(result, message),
+                revision=revision_in(result, message.id),
                 release=target.release,
-                upstream_id=_checked_upstream_id(upstream_id, message),
+                upstream_id=checked_upstream_id(upstream_id, message.id),
             )
             plan.session = session
             return ((SESSION_HEADER, self._sessions.mint(session, call.route)),)
@@ -142,7 +151,7 @@ class Legacy:
         plan = Plan(
             target=target,
             method="POST",
-            headers={"content-type": "application/json", "accept": "application/json, text/event-stream"},
+            headers=dict(POST_HEADERS),
             body=body,
             messages=[message],
             open_session=open_session,
@@ -152,8 +161,6 @@ class Legacy:
     def _plan(self, call: Call, session: Session, revision: str) -> Plan:
         """To the Release the session is pinned to; when that one is gone, a server's own session is gone with it."""
         target = choose_target(call.route, sticky=call.caller.sticky, release=session.release)
-        if session.upstream_id and target.release != session.release:
-            raise Refusal(UNKNOWN_SESSION)
         headers = {PROTOCOL_VERSION_HEADER: revision}
         if session.upstream_id:
             headers[SESSION_HEADER] = session.upstream_id
@@ -163,6 +170,7 @@ class Legacy:
             headers=headers,
             body=None,
             session=session,
+            is_stranded=bool(session.upstream_id) and target.release != session.release,
             passes_event_ids=True,
             passes_empty_events=revision >= POLLING_REVISION,
         )
@@ -171,44 +179,55 @@ class Legacy:
 def tombstone(call: Call, session: Session) -> Revocation:
     """The fact that ends a session everywhere."""
     return Revocation(
-        tenant=call.route.tenant, version=session.issued_at, session=session.handle, until=session.expires_at
+        tenant=call.route.tenant,
+        version=session.issued_at,
+        session=session.handle,
+        until=session.expires_at,
+        principal=call.caller.principal,
     )
 
 
-def wrap_event_id(raw: bytes) -> bytes | None:
-    """A server's event id as a client sees it: one charset whatever the server wrote. None when it is too long to carry."""
-    wrapped = f"{EVENT_ID_FORM}{b64url(raw)}"
+def wrap_event_id(raw: bytes, request_id: JsonRpcId) -> bytes | None:
+    """A server's event id as a client sees it: one charset whatever the server wrote, and the request its stream answers (None: no
+    single one; a very long one is left out), so that any node can say what is lost. None when it is too long to carry."""
+    bare = f"{EVENT_ID_FORM}{b64url(raw)}"
+    named = bare if request_id is None else f"{bare}.{b64url(msgspec.json.encode(request_id))}"
+    wrapped = named if len(named) <= MAX_EVENT_ID else bare
     return wrapped.encode() if raw and len(wrapped) <= MAX_EVENT_ID else None
 
 
-def unwrap_event_id(text: str) -> str:
-    """Raises Refusal for an id that is not ours."""
+def unwrap_event_id(text: str) -> tuple[str, JsonRpcId]:
+    """The server's id, and the request's. Raises Refusal for an id that is not ours."""
     try:
         if not text.startswith(EVENT_ID_FORM) or len(text) > MAX_EVENT_ID:
             raise ValueError(text)
-        raw = unb64url(text.removeprefix(EVENT_ID_FORM)).decode("latin-1")
-    except ValueError:
+        encoded, _, named = text.removeprefix(EVENT_ID_FORM).partition(".")
+        raw = unb64url(encoded).decode("latin-1")
+        request_id = msgspec.json.decode(unb64url(named), type=str | int) if named else None
+    except (ValueError, msgspec.MsgspecError):
         raise Refusal(BAD_HEADER, "Last-Event-ID is no id of this gateway") from None
     if not raw.isprintable():
         raise Refusal(BAD_HEADER, "Last-Event-ID is no id of this gateway")
-    return raw
+    return raw, request_id
 
 
-def _revision_in(result: bytes, message: Message) -> str:
+def revision_in(result: bytes, request_id: JsonRpcId = None) -> str:
+    """The revision an InitializeResult settles on. Raises Refusal."""
     try:
         revision = msgspec.json.decode(result, type=_Initialized).protocolVersion
     except msgspec.MsgspecError:
         revision = ""
     if revision not in LEGACY_REVISIONS:
-        raise Refusal(BROKEN_ANSWER, "the server settled on no revision of MCP", request_id=message.id)
+        raise Refusal(BROKEN_ANSWER, "the server settled on no revision of MCP", request_id=request_id)
     return revision
 
 
-def _checked_upstream_id(upstream_id: str, message: Message) -> str:
+def checked_upstream_id(upstream_id: str, request_id: JsonRpcId = None) -> str:
+    """Raises Refusal for one that no header can carry."""
     if upstream_id and (len(upstream_id) > MAX_UPSTREAM_ID or not _VISIBLE.match(upstream_id)):
         raise Refusal(
             BROKEN_ANSWER,
             f"the server's session id is longer than {MAX_UPSTREAM_ID} or not visible ASCII",
-            request_id=message.id,
+            request_id=request_id,
         )
     return upstream_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 ERAS = ("legacy", "modern", "none")
@@ -30,6 +32,12 @@ class Metrics:
             "smcp_gateway_sessions_opened", "Sessions opened", registry=self.registry
         )
         self.sessions_ended = Counter("smcp_gateway_sessions_ended", "Sessions ended", registry=self.registry)
+        self._healed = Counter(
+            "smcp_gateway_sessions_healed",
+            "Sessions a server had lost, by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             "smcp_gateway_requests_in_flight", "Requests in flight", registry=self.registry
         )
@@ -74,6 +82,9 @@ class Metrics:
 
     def upstream_failed(self, kind: str) -> None:
         self._failures.labels(kind).inc()
+
+    def healed(self, outcome: Literal["healed", "refused", "failed"]) -> None:
+        self._healed.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,9 +1,9 @@
 """Carries one planned request to its server and the answer back.
 
 Nothing here decides who may call or what a request means; that is in the Plan. The answer to a request is one JSON body (held
-whole, bounded, looked at before the first byte goes on) or a stream (`relay.py`). A connection that was never made is tried
-once more; after bytes were sent only what is safe to repeat is. A modern client that leaves cancels its request upstream; a
-legacy one cancels nothing, so its request is read to the end.
+whole, bounded, looked at before the first byte goes on) or a stream (`relay.py`). A session that the server has lost is renewed
+first (`healing.py`). A modern client that leaves cancels its request upstream; a legacy one cancels nothing, so its request is
+read to the end.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
-from hosting.dataplane.contract import Dispatch
-from hosting.dataplane.era import REPEATABLE, Spoken, hear
-from hosting.dataplane.errors import BROKEN_ANSWER, NOTHING_DEPLOYED, Headers, Refusal
+from hosting.dataplane.era import Spoken, hear
+from hosting.dataplane.errors import BROKEN_ANSWER, UNKNOWN_SESSION, Headers, Refusal
 from hosting.dataplane.exchange import ClientGone
+from hosting.dataplane.healing import Healer
 from hosting.dataplane.logs import Damper
 from hosting.dataplane.metrics import Metrics
 from hosting.dataplane.relay import Relay
 from hosting.dataplane.reports import Reports
+from hosting.dataplane.sending import Sender
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.streams import Streams
-from hosting.dataplane.upstream import Answer, Upstream, UpstreamFailure
-from hosting.dataplane.verdicts import NOT_ITS_FAULT, judge, refuse_failure
+from hosting.dataplane.upstream import Answer, UpstreamFailure
+from hosting.dataplane.verdicts import NOT_ITS_FAULT, is_session_lost, judge, refuse_failure
 
 WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its client's leaving
 LOOK_INSIDE_BYTES = 1024 * 1024  # larger JSON answers are not parsed here: it would hold everybody up
@@ -39,10 +40,18 @@ class Proxy:
     """One per process; owns nothing but its way to the servers."""
 
     def __init__(
-        self, *, settings: Settings, upstream: Upstream, streams: Streams, reports: Reports, metrics: Metrics
+        self,
+        *,
+        settings: Settings,
+        sender: Sender,
+        healer: Healer,
+        streams: Streams,
+        reports: Reports,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._upstream = upstream
+        self._sender = sender
+        self._healer = healer
         self._streams = streams
         self._reports = reports
         self._metrics = metrics
@@ -54,7 +63,7 @@ class Proxy:
         record = _Record(self, call, plan, started)
         try:
             async with self._cancelled_with_client(call):
-                answer = await self._send(call, plan)
+                plan, answer = await self._ask(call, plan)
             try:
                 await self._carry(call, plan, answer, record)
             finally:
@@ -71,7 +80,7 @@ class Proxy:
     async def say_goodbye(self, call: Call, plan: Plan) -> None:
         """DELETE of the server's own session; its answer changes nothing, and it has GOODBYE_S for it."""
         try:
-            answer = await self._once(call, plan, method="DELETE", wait_s=GOODBYE_S)
+            answer = await self._sender.once(call, plan, method="DELETE", wait_s=GOODBYE_S)
         except UpstreamFailure:
             return
         answer.close()
@@ -138,30 +147,26 @@ class Proxy:
             return plan.open_session(bytes(spoken[0].result), upstream_session)
         return ()
 
-    async def _send(self, call: Call, plan: Plan) -> Answer:
-        """Raises UpstreamFailure."""
+    async def _ask(self, call: Call, plan: Plan) -> tuple[Plan, Answer]:
+        """The answer's head, under a new session of the server's where it has lost the old one. Raises UpstreamFailure, Refusal."""
+        may_heal = plan.session is not None and self._healer.may_heal(call, plan)
+        if plan.is_stranded:
+            if not may_heal:
+                raise Refusal(UNKNOWN_SESSION, request_id=plan.first_id)
+            plan, may_heal = await self._healer.heal(call, plan), False
+        answer = await self._sender.send(call, plan)
+        if answer.status != 404 or not may_heal:
+            return plan, answer
         try:
-            return await self._once(call, plan, method=plan.method)
-        except UpstreamFailure as exc:
-            is_safe = exc.kind == "refused" or (
-                exc.kind == "lost"
-                and (plan.method == "GET" or all(message.method in REPEATABLE for message in plan.messages))
-            )
-            if not is_safe:
-                raise
-        return await self._once(call, plan, method=plan.method)
-
-    async def _once(self, call: Call, plan: Plan, *, method: str, wait_s: float = 0) -> Answer:
-        return await self._upstream.send(
-            method,
-            tenant=call.route.tenant,
-            dispatch=_dispatch_of(call),
-            target=plan.target,
-            headers={**plan.headers, "x-request-id": call.request_id},
-            body=plan.body,
-            limits=call.route.limits,
-            wait_s=wait_s,
-        )
+            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s)
+            if not is_session_lost(plan, answer, body):
+                return plan, answer
+        except BaseException:
+            answer.close()
+            raise
+        answer.close()
+        plan = await self._healer.heal(call, plan)
+        return plan, await self._sender.send(call, plan)
 
     @asynccontextmanager
     async def _cancelled_with_client(self, call: Call) -> AsyncIterator[None]:
@@ -258,9 +263,3 @@ def _answer_all(spoken: list[Spoken], plan: Plan) -> bool:
             return False
         left.remove(match)
     return not left
-
-
-def _dispatch_of(call: Call) -> Dispatch:
-    if call.route.dispatch is None:
-        raise Refusal(NOTHING_DEPLOYED)
-    return call.route.dispatch

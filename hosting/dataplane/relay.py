@@ -250,7 +250,9 @@ class Relay:
         return bool(written)
 
     def _rewrite(self, event: Event) -> bytes:
-        event_id = wrap_event_id(event.id) if self._plan.passes_event_ids and event.id else None
+        event_id = None
+        if self._plan.passes_event_ids and event.id:
+            event_id = wrap_event_id(event.id, self._plan.stream_of)
         retry_ms = None if event.retry_ms is None else min(max(event.retry_ms, RETRY_MS[0]), RETRY_MS[1])
         self._is_resumable = self._is_resumable or event_id is not None
         if not event.name:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from hosting.dataplane.contract import Route
 from hosting.dataplane.seal import NotSealed, Seal, derive_key
@@ -34,6 +35,8 @@ CAPABILITIES = (
     "experimental",
     "sampling.tools",
     "extensions",
+    "roots.listChanged",
+    "elicitation.form",
 )
 
 
@@ -70,6 +73,18 @@ def capability_bits(capabilities: Mapping[str, object]) -> int:
         if declared is not None and (not inner or (isinstance(declared, Mapping) and inner in declared)):
             bits |= 1 << bit
     return bits
+
+
+def capabilities_of(bits: int) -> dict[str, dict[str, Any]]:
+    """The capabilities a client declared, as far as `capability_bits` remembers them."""
+    made: dict[str, dict[str, Any]] = {}
+    for bit, name in enumerate(CAPABILITIES):
+        if bits & 1 << bit:
+            outer, _, inner = name.partition(".")
+            made.setdefault(outer, {}).update(
+                {inner: True if inner == "listChanged" else {}} if inner else {}
+            )
+    return made
 
 
 def _pack(session: Session) -> bytes:
@@ -119,14 +134,14 @@ class Sessions:
             lambda principal: tuple(hmac.digest(key, principal.encode(), "sha256")[:8] for key in keys)
         )
 
-    def new(self, *, principal: str, now: float, capabilities: int, jti: bytes = b"") -> Session:
+    def new(self, *, principal: str, now: float, capabilities: int, life_s: int = MAX_LIFE_S) -> Session:
         """A session that is still to be opened upstream: revision, Release and upstream id come later."""
         issued_at = int(now)
         return Session(
-            jti=jti or os.urandom(16),
+            jti=os.urandom(16),
             principal=self._tags(principal)[0],
             issued_at=issued_at,
-            expires_at=issued_at + MAX_LIFE_S,
+            expires_at=issued_at + life_s,
             revision="",
             capabilities=capabilities,
             leg="legacy",

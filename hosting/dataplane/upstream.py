@@ -83,10 +83,19 @@ class Assertions:
 class Answer:
     """What a server began to answer. Close it in `finally`."""
 
-    __slots__ = ("_response", "content_type", "dispatch_error", "retry_after", "session_id", "status")
+    __slots__ = (
+        "_body",
+        "_response",
+        "content_type",
+        "dispatch_error",
+        "retry_after",
+        "session_id",
+        "status",
+    )
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._body: bytes | None = None
         headers = response.headers
         self.status = response.status
         self.content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -97,7 +106,9 @@ class Answer:
             self.content_type = ""  # compressed although identity was asked for: not an answer we can read
 
     async def read(self, *, limit: int, timeout_s: float) -> bytes:
-        """The whole body. Raises UpstreamFailure (too_large, cut, timeout)."""
+        """The whole body, as often as it is asked for. Raises UpstreamFailure (too_large, cut, timeout)."""
+        if self._body is not None:
+            return self._body
         declared = self._response.content_length
         if declared is not None and declared > limit:
             raise UpstreamFailure("too_large")
@@ -113,7 +124,8 @@ class Answer:
             raise UpstreamFailure("timeout") from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise UpstreamFailure("cut") from exc
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self._body
 
     async def next_piece(self, *, timeout_s: float) -> bytes | None:
         """Some bytes, b"" at the end, None when `timeout_s` passed without any. Raises UpstreamFailure (cut)."""

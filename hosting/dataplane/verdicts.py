@@ -45,11 +45,26 @@ _DISPATCH: dict[str, Kind] = {
 }
 NOT_ITS_FAULT = frozenset({UNKNOWN_SESSION.outcome, METHOD_NOT_ALLOWED.outcome})
 MAX_RETRY_AFTER_S = 3600
+METHOD_NOT_FOUND = -32601
+
+
+class _Error(msgspec.Struct):
+    """As much of a JSON-RPC error as is looked at."""
+
+    code: int
 
 
 def refuse_failure(kind: FailureKind, plan: Plan) -> Refusal:
     """A server that could not be reached or did not answer."""
     return Refusal(_FAILURES[kind], request_id=plan.first_id)
+
+
+def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:
+    """Whether a server says with this answer that it does not know its own session; an unknown method is something else."""
+    if answer.status != 404 or answer.dispatch_error or plan.session is None or not plan.session.upstream_id:
+        return False
+    spoken = _error_in(body)
+    return spoken is None or _code_of(spoken) != METHOD_NOT_FOUND
 
 
 def judge(era: Era, plan: Plan, answer: Answer, body: bytes) -> int:
@@ -62,7 +77,7 @@ def judge(era: Era, plan: Plan, answer: Answer, body: bytes) -> int:
         raise Refusal(kind, request_id=request_id, headers=retry, status=limited)
     if status in {401, 403}:
         raise Refusal(UPSTREAM_DENIED, request_id=request_id, data={"status": status})
-    if status == 404 and plan.session is not None and plan.session.upstream_id:
+    if is_session_lost(plan, answer, body):
         raise Refusal(UNKNOWN_SESSION, request_id=request_id)
     if status == 405 and plan.method == "GET":
         raise Refusal(
@@ -86,6 +101,13 @@ def _error_in(body: bytes) -> Spoken | None:
     except msgspec.MsgspecError:
         return None
     return spoken[0] if len(spoken) == 1 and spoken[0].error is not msgspec.UNSET else None
+
+
+def _code_of(spoken: Spoken) -> int | None:
+    try:
+        return msgspec.json.decode(spoken.error, type=_Error).code if spoken.error else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def _retry_after(text: str) -> Headers:

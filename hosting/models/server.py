@@ -66,6 +66,9 @@ class Environment(TenantModel):
     limits = models.JSONField(default=dict, blank=True)  # overrides of contract.Limits
     variables = models.JSONField(default=dict, blank=True)  # name → text, for plain_text bindings
     releases_kept = models.PositiveSmallIntegerField(default=3)
+    heals_sessions = models.BooleanField(
+        default=True
+    )  # False: a session the code has lost is over for its client
     route_version = models.PositiveBigIntegerField(default=0)  # of the Route last composed
     created_at = models.DateTimeField(default=timezone.now)
 

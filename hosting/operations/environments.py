@@ -85,6 +85,7 @@ def update_environment(
     limits: Mapping[str, Any] | None = None,
     variables: Mapping[str, str] | None = None,
     releases_kept: int | None = None,
+    heals_sessions: bool | None = None,
 ) -> Environment:
     """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid."""
     wanted: dict[str, Any] = {}
@@ -106,6 +107,8 @@ def update_environment(
     if releases_kept is not None:
         policies.check_releases_kept(releases_kept)
         wanted["releases_kept"] = releases_kept
+    if heals_sessions is not None:
+        wanted["heals_sessions"] = heals_sessions
     with as_tenant(tenant_id):
         environment = lock_environment(tenant_id=tenant_id, environment_id=environment_id)
         changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}

@@ -75,7 +75,7 @@ class EnvironmentIn(Wish):
 class EnvironmentPatch(Wish):
     """What is left out stays; what is given replaces the whole.
 
-    Access, origins and limits hold at once; egress and variables from the next deployment on.
+    Access, origins, limits and healing hold at once; egress and variables from the next deployment on.
     """
 
     access: list[str] | None = Field(None, max_length=4)
@@ -84,6 +84,7 @@ class EnvironmentPatch(Wish):
     limits: dict[str, Any] | None = None
     variables: dict[str, str] | None = None
     releases_kept: int | None = None
+    heals_sessions: bool | None = None
 
 
 class EnvironmentOut(Schema):
@@ -100,6 +101,7 @@ class EnvironmentOut(Schema):
     limits: dict[str, int | float]
     variables: dict[str, str]
     releases_kept: int
+    heals_sessions: bool
     created_at: datetime
 
     @classmethod
@@ -117,6 +119,7 @@ class EnvironmentOut(Schema):
             limits={**defaults, **environment.limits},
             variables=environment.variables,
             releases_kept=environment.releases_kept,
+            heals_sessions=environment.heals_sessions,
             created_at=environment.created_at,
         )
 

@@ -17,6 +17,7 @@ import asyncio
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -96,6 +97,7 @@ class Scripted:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._sessions: dict[str, str] = {}
+        self._sessions_of: Counter[str] = Counter()
         self._numbers = itertools.count(1)
 
     async def __call__(
@@ -114,10 +116,13 @@ class Scripted:
             if isinstance(parsed, list):
                 answers = [result(m["id"], {"batched": True}) for m in parsed if "id" in m and "method" in m]
                 await answer(send, 200 if answers else 202, json.dumps(answers).encode() if answers else b"")
-            elif is_stateful and parsed.get("method") != "initialize" and session not in self._sessions:
+            elif is_stateful and parsed.get("method") != "initialize" and self._has_lost(script, session):
                 await answer(send, 404, error(parsed.get("id"), -32001, "Session not found"))
             else:
                 await self._message(is_stateful, parsed, entry, receive, send)
+
+    def _has_lost(self, script: str, session: str | None) -> bool:
+        return session not in self._sessions or "-forgetful" in script
 
     async def _get(
         self, is_stateful: bool, session: str | None, entry: dict[str, Any], receive: Receive, send: Send
@@ -158,6 +163,9 @@ class Scripted:
                 await answer(send, 202, b"")
             case "initialize":
                 revision = params.get("protocolVersion", "2025-11-25")
+                if "-downgraded" in entry["script"] and self._sessions_of[entry["script"]]:
+                    revision = "2025-03-26"
+                self._sessions_of[entry["script"]] += 1
                 told = {
                     "protocolVersion": revision,
                     "capabilities": {},
@@ -179,7 +187,7 @@ class Scripted:
                     await answer(send, 200, result_body(message["id"], told), extra)
             case "tools/call":
                 await self._call(message, params, entry, receive, send)
-            case "ping":
+            case "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe":
                 await answer(send, 200, result_body(message["id"], {}))
             case str(name) if name.endswith("/list"):
                 key = "resourceTemplates" if "templates" in name else name.partition("/")[0]

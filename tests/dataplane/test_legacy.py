@@ -174,10 +174,8 @@ class TestSessions:
         assert [entry["method"] for entry in world.standin.seen] == ["POST"]
         assert "mcp-session-id" not in world.standin.seen[0]["headers"]
 
-    def test_a_session_the_server_has_forgotten_is_404_so_that_the_client_starts_anew(
-        self, world: World
-    ) -> None:
-        route = world.server("session-forgotten", world.target("scripted-stateful"))
+    def test_a_session_the_server_has_forgotten_is_404_where_it_may_not_be_healed(self, world: World) -> None:
+        route = world.server("session-forgotten", world.target("scripted-stateful"), heals=False)
         caller = world.caller(route)
         caller.call("echo")
         assert world.standin.end_session(route, world.standin.seen[-1]["headers"]["mcp-session-id"]) == 200
@@ -198,9 +196,9 @@ class TestSessions:
         assert caller.call("echo").status_code == 200
         assert world.standin.seen[-1]["script"] == "scripted-new"
 
-    def test_a_servers_session_goes_with_its_release(self, world: World) -> None:
-        caller = world.caller(world.server("session-gone", world.target("scripted-a-stateful")))
-        world.server("session-gone", world.target("scripted-b-stateful"))
+    def test_a_servers_session_goes_with_its_release_where_it_may_not_be_healed(self, world: World) -> None:
+        caller = world.caller(world.server("session-gone", world.target("scripted-a-stateful"), heals=False))
+        world.server("session-gone", world.target("scripted-b-stateful"), heals=False)
         assert error_of(caller.call("echo")) == (404, -32001)
         assert world.standin.seen == []
 

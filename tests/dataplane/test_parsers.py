@@ -15,12 +15,12 @@ from hosting.dataplane.addresses import Hosts, addresses_of, is_slug, split_host
 from hosting.dataplane.buckets import BUCKETS, bucket_of, pick_target
 from hosting.dataplane.contract import Route, Target
 from hosting.dataplane.era import hear
-from hosting.dataplane.errors import Refusal
+from hosting.dataplane.errors import JsonRpcId, Refusal
 from hosting.dataplane.jsonrpc import MAX_DEPTH, is_deeper_than, parse
-from hosting.dataplane.legacy import unwrap_event_id, wrap_event_id
+from hosting.dataplane.legacy import MAX_EVENT_ID, unwrap_event_id, wrap_event_id
 from hosting.dataplane.modern import decode_value
 from hosting.dataplane.seal import NotSealed, Seal
-from hosting.dataplane.sessions import Sessions, UnknownSession, capability_bits, opened
+from hosting.dataplane.sessions import Sessions, UnknownSession, capabilities_of, capability_bits, opened
 from hosting.dataplane.sse import Event, EventParser, EventTooLarge, encode_event
 
 JSON = st.recursive(
@@ -161,13 +161,19 @@ class TestEvents:
             parser.feed(b"x")
         assert len(parser._pieces) == 200_000  # kept as they came, joined once at the end of the line
 
-    @given(raw=st.binary(min_size=1, max_size=300))
-    def test_event_ids_come_back_as_they_were_or_not_at_all(self, raw: bytes) -> None:
-        wrapped = wrap_event_id(raw)
+    @given(
+        raw=st.binary(min_size=1, max_size=300),
+        request_id=st.none() | st.integers(-(2**53), 2**53) | st.text(alphabet=st.characters(codec="utf-8")),
+    )
+    def test_event_ids_come_back_as_they_were_or_not_at_all(self, raw: bytes, request_id: JsonRpcId) -> None:
+        wrapped = wrap_event_id(raw, request_id)
         assert wrapped is not None
         assert wrapped.isascii()
+        assert len(wrapped) <= MAX_EVENT_ID
         try:
-            assert unwrap_event_id(wrapped.decode()).encode("latin-1") == raw
+            own, named = unwrap_event_id(wrapped.decode())
+            assert own.encode("latin-1") == raw
+            assert named == request_id or (named is None and len(wrapped) + 2 * len(str(request_id)) > 400)
         except Refusal:
             assert not raw.decode("latin-1").isprintable()
 
@@ -245,8 +251,15 @@ class TestSessions:
 
     def test_capabilities_become_bits(self) -> None:
         assert capability_bits({}) == 0
-        assert capability_bits({"roots": {}, "elicitation": {"form": {}}}) == 0b101
+        assert capability_bits({"roots": {}, "elicitation": {"form": {}}}) == 0b10_0000_0101
         assert capability_bits({"elicitation": {"url": {}}, "sampling": None}) == 0b1100
+        declared: dict[str, dict]
+        for declared in (
+            {},
+            {"roots": {"listChanged": True}},
+            {"elicitation": {"form": {}, "url": {}}, "sampling": {}},
+        ):
+            assert capabilities_of(capability_bits(declared)) == declared
 
 
 class TestBuckets:

@@ -74,7 +74,7 @@ def test_a_stream_that_ends_without_its_answer_ends_in_an_error(world: World) ->
 def test_a_stream_the_client_can_resume_ends_without_one(world: World) -> None:
     caller = world.caller(world.server("stream-poll"))
     response = caller.call("raw_stream", pieces=["id: a\nretry: 10\ndata: \n\n"])
-    assert response.text.splitlines()[:3] == ["event: message", "id: u1.YQ", "retry: 100"]
+    assert response.text.splitlines()[:3] == ["event: message", "id: u1.YQ.MQ", "retry: 100"]
     assert events_of(response.text) == []
 
 

@@ -121,6 +121,7 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
         json={
             "access": ["public"],
             "allowed_origins": ["https://app.example.com"],
+            "heals_sessions": False,
             "limits": {"requests_per_minute": 7},
         },
     )
@@ -131,6 +132,7 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
 
     found = wait_for(route, 1, what="the route to be published")
     assert (found.access, found.allowed_origins) == (("public",), ("https://app.example.com",))
+    assert (found.heals, shown["heals_sessions"]) == (False, False)
 
 
 @pytest.mark.parametrize(

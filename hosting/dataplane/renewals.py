@@ -1,0 +1,202 @@
+"""What became of a session after its id was sealed: the server's session that took the place of a lost one, and what a new one
+must be told (the log level, the subscriptions).
+
+Sealed in a Redis hash per session, its fields written one by one so that two nodes lose nothing of each other's, and gone when the
+session's id has expired. Read only after a server said that it does not know the session, so a request costs nothing here; what a node
+has learnt it keeps, for as many sessions as fit. Redis away: this node heals for itself, and a later node heals again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from hosting.dataplane.contract import Keys, Route
+from hosting.dataplane.logs import Damper
+from hosting.dataplane.seal import NotSealed, Seal
+from hosting.dataplane.sessions import Session
+
+WAIT_S = 1.0  # longer than this nobody waits for Redis
+KEPT = 50_000  # sessions a node remembers the renewal of
+MAX_SUBSCRIPTIONS = 200  # of one session
+MAX_URI = 2048
+SET_LEVEL = "logging/setLevel"
+SUBSCRIBE = "resources/subscribe"
+UNSUBSCRIBE = "resources/unsubscribe"
+NOTED = frozenset({SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE})
+LEVELS = frozenset(
+    (b"debug", b"info", b"notice", b"warning", b"error", b"critical", b"alert", b"emergency")
+)  # RFC 5424, as MCP names them
+_RENEWED = "renewed"
+_LEVEL = "level"
+_SUBSCRIBED = "uri:"
+
+_UNLOCK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+_REMEMBER = """
+-- KEYS: the session's hash. ARGV: when it ends, the most fields it may have, field, value.
+if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+redis.call('EXPIREAT', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """The server's session that is used now. `number` grows with every one."""
+
+    number: int
+    at: float  # seconds since the epoch
+    release: str
+    upstream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What Redis knows of a session besides its id."""
+
+    renewal: Renewal | None = None
+    level: str = ""  # as the client set it
+    subscriptions: tuple[str, ...] = ()
+
+
+class Renewals:
+    """One per process. Nothing here raises because of Redis."""
+
+    def __init__(self, *, installation: str, ring: Mapping[str, bytes], redis: Redis) -> None:
+        self._keys = Keys(installation)
+        self._seal = Seal(ring, "renewal")
+        self._redis: Any = redis  # its annotations mix sync and async, text and bytes
+        self._unlock = redis.register_script(_UNLOCK)
+        self._remember = redis.register_script(_REMEMBER)
+        self._known: OrderedDict[tuple[str, bytes], Renewal] = OrderedDict()
+        self._damper = Damper()
+
+    def current(self, session: Session, route: Route) -> Session:
+        """The session as it is now, as far as this node knows. Costs one look in a dict."""
+        if not self._known:
+            return session
+        return self._applied(session, self._known.get((route.environment, session.jti)))
+
+    async def recall(self, session: Session, route: Route) -> Memory:
+        """What any node has written down of it."""
+        fields: dict[bytes, bytes] = await self._try(self._redis.hgetall(self._key(session, route)), {})
+        level, subscriptions, renewal = "", [], None
+        for name, sealed in fields.items():
+            plain = self._open(sealed, name.decode(), session, route)
+            if plain is None:
+                continue
+            if name == _RENEWED.encode():
+                renewal = msgspec.json.decode(plain, type=Renewal)
+            elif name == _LEVEL.encode():
+                level = plain.decode()
+            else:
+                subscriptions.append(plain.decode())
+        if renewal is not None:
+            self._keep(session, route, renewal)
+        known = self._known.get((route.environment, session.jti))
+        return Memory(known, level, tuple(subscriptions))
+
+    async def renew(self, session: Session, route: Route, renewal: Renewal) -> None:
+        """From now on `renewal` is the server's session, on every node that comes to ask."""
+        self._keep(session, route, renewal)
+        await self._write(session, route, _RENEWED, msgspec.json.encode(renewal))
+
+    async def note(self, session: Session, route: Route, method: str, params: Mapping[str, Any]) -> None:
+        """A client's wish that outlives its request (one of NOTED). What the server makes of it does not matter: it will say the
+        same again."""
+        if method == SET_LEVEL:
+            level = _bytes_of(params.get("level"))
+            if level in LEVELS:
+                await self._write(session, route, _LEVEL, level)
+            return
+        uri = _bytes_of(params.get("uri"))
+        if method == UNSUBSCRIBE:
+            await self._try(self._redis.hdel(self._key(session, route), _field(uri)), 0)
+        elif 0 < len(uri) <= MAX_URI:
+            await self._write(session, route, _field(uri), uri)
+
+    async def close(self, session: Session, route: Route) -> Session:
+        """The session as it was at the end; nothing of it is kept."""
+        await self.recall(session, route)
+        last = self.current(session, route)
+        self._known.pop((route.environment, session.jti), None)
+        await self._try(self._redis.delete(self._key(session, route)), 0)
+        return last
+
+    async def lock(self, session: Session, route: Route, *, for_s: float) -> str | None:
+        """A token for `unlock` when this node may renew the session; "" when Redis is away, None when another node is at it."""
+        token = secrets.token_hex(8)
+        key = self._key(session, route, "lock")
+        got = await self._try(self._redis.set(key, token, nx=True, px=int(for_s * 1000)), "away")
+        if got == "away":
+            return ""
+        return token if got else None
+
+    async def unlock(self, session: Session, route: Route, token: str) -> None:
+        if token:
+            await self._try(self._unlock(keys=[self._key(session, route, "lock")], args=[token]), 0)
+
+    def _key(self, session: Session, route: Route, *parts: str) -> str:
+        return self._keys.of_tenant(route.tenant, "session", session.handle, *parts)
+
+    def _keep(self, session: Session, route: Route, renewal: Renewal) -> None:
+        key = (route.environment, session.jti)
+        known = self._known.get(key)
+        if known is None or known.number < renewal.number:
+            self._known[key] = renewal
+        self._known.move_to_end(key)
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+
+    def _applied(self, session: Session, renewal: Renewal | None) -> Session:
+        if renewal is None:
+            return session
+        return replace(session, release=renewal.release, upstream_id=renewal.upstream_id)
+
+    async def _write(self, session: Session, route: Route, name: str, plain: bytes) -> None:
+        sealed = self._seal.seal(plain, _context(session, route, name))
+        args: list[str | int] = [session.expires_at, MAX_SUBSCRIPTIONS, name, sealed]
+        await self._try(self._remember(keys=[self._key(session, route)], args=args), 0)
+
+    def _open(self, sealed: bytes, name: str, session: Session, route: Route) -> bytes | None:
+        try:
+            return self._seal.open(sealed.decode(), _context(session, route, name))
+        except (NotSealed, UnicodeDecodeError):
+            self._damper.log("session.memory_unreadable", route.environment, environment=route.environment)
+            return None
+
+    async def _try(self, asked: Awaitable[Any], otherwise: Any) -> Any:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                return await asked
+        except (RedisError, OSError, TimeoutError) as exc:
+            self._damper.log("session.memory_away", "redis", reason=type(exc).__name__)
+            return otherwise
+
+
+def _bytes_of(said: object) -> bytes:
+    """A client's text; empty for what is none, or could not be said again (half a surrogate pair)."""
+    try:
+        return said.encode() if isinstance(said, str) else b""
+    except UnicodeEncodeError:
+        return b""
+
+
+def _field(uri: bytes) -> str:
+    return _SUBSCRIBED + hashlib.sha256(uri).hexdigest()[:32]
+
+
+def _context(session: Session, route: Route, name: str) -> bytes:
+    return f"ren\0{route.tenant}\0{route.environment}\0{session.handle}\0{name}".encode()

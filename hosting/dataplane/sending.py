@@ -1,0 +1,47 @@
+"""One planned request to its server: once, or twice where that is safe."""
+
+from __future__ import annotations
+
+from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.era import REPEATABLE
+from hosting.dataplane.errors import NOTHING_DEPLOYED, Refusal
+from hosting.dataplane.upstream import Answer, Upstream, UpstreamFailure
+
+
+class Sender:
+    """The way to the servers for whoever holds a Plan."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def send(self, call: Call, plan: Plan) -> Answer:
+        """A connection that was never made is tried once more; after bytes were sent only what is safe to repeat is.
+
+        Raises UpstreamFailure, Refusal.
+        """
+        try:
+            return await self.once(call, plan)
+        except UpstreamFailure as exc:
+            is_safe = exc.kind == "refused" or (
+                exc.kind == "lost"
+                and (plan.method == "GET" or all(message.method in REPEATABLE for message in plan.messages))
+            )
+            if not is_safe:
+                raise
+        return await self.once(call, plan)
+
+    async def once(self, call: Call, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
+        """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's. Raises UpstreamFailure, Refusal."""
+        dispatch = call.route.dispatch
+        if dispatch is None:
+            raise Refusal(NOTHING_DEPLOYED)
+        return await self._upstream.send(
+            method or plan.method,
+            tenant=call.route.tenant,
+            dispatch=dispatch,
+            target=plan.target,
+            headers={**plan.headers, "x-request-id": call.request_id},
+            body=plan.body,
+            limits=call.route.limits,
+            wait_s=wait_s,
+        )
