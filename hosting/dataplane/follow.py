@@ -117,6 +117,7 @@ class Follower:
         while True:
             await self._catch_up()
             await self._save_sometimes()
+            await self._purge(self._known().take_surplus())
             await self._purge_sometimes()
             table = self._known()
             await self._redis.xread({self._keys.changes: table.cursor}, count=1, block=BELL_MS)
@@ -228,7 +229,9 @@ class Follower:
         if time.monotonic() - self._purged_at < PURGE_EVERY_S:
             return
         self._purged_at = time.monotonic()
-        keys = list(self._known().drop_expired(time.time()))
+        await self._purge(list(self._known().drop_expired(time.time())))
+
+    async def _purge(self, keys: list[str]) -> None:
         for start in range(0, len(keys), BATCH):
             fields = [name for key in keys[start : start + BATCH] for name in (key, f"{key}#v")]
             await self._redis.hdel(self._keys.facts, *fields)

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hosting.dataplane.addresses import addresses_of
-from hosting.dataplane.contract import AnyFact, Credential, Revocation, Route, Suspension
+from hosting.dataplane.contract import (
+    REVOCATIONS_KEPT,
+    AnyFact,
+    Credential,
+    Revocation,
+    Route,
+    Suspension,
+)
 
 
 class Table:
@@ -26,6 +33,10 @@ class Table:
         self._by_digest: dict[str, Credential] = {}
         self._suspensions: dict[tuple[str, str], str] = {}
         self._revocations: dict[tuple[str, str], float] = {}
+        self._ended_by: dict[
+            tuple[str, str], dict[str, str]
+        ] = {}  # tenant, Principal → session → key, oldest first
+        self._surplus: list[str] = []
 
     def route_at(self, address: str) -> Route | None:
         return self._by_address.get(address)
@@ -86,15 +97,24 @@ class Table:
             self._link(fact)
         return True
 
+    def take_surplus(self) -> list[str]:
+        """Keys of revocations that one Principal had too many of. They are forgotten here, and are to be everywhere."""
+        taken, self._surplus = self._surplus, []
+        return taken
+
     def drop_expired(self, now: float) -> Iterator[str]:
         """Forgets revocations whose session id has expired anyway; gives their keys."""
         for (tenant, session), until in list(self._revocations.items()):
             if until < now:
-                del self._revocations[tenant, session]
                 key = Revocation(tenant=tenant, version=0, session=session, until=until).key
-                self._facts.pop(key, None)
-                self._versions.pop(key, None)
+                self._forget(key)
                 yield key
+
+    def _forget(self, key: str) -> None:
+        self._versions.pop(key, None)
+        fact = self._facts.pop(key, None)
+        if fact is not None:
+            self._unlink(fact)
 
     def _link(self, fact: AnyFact) -> None:
         match fact:
@@ -108,6 +128,12 @@ class Table:
                 self._suspensions[fact.tenant, fact.server_slug] = fact.reason
             case Revocation():
                 self._revocations[fact.tenant, fact.session] = fact.until
+                ended = self._ended_by.setdefault((fact.tenant, fact.principal), {})
+                ended[fact.session] = fact.key
+                if len(ended) > REVOCATIONS_KEPT:
+                    oldest = next(iter(ended.values()))
+                    self._surplus.append(oldest)
+                    self._forget(oldest)
 
     def _unlink(self, fact: AnyFact) -> None:
         match fact:
@@ -123,3 +149,7 @@ class Table:
                 self._suspensions.pop((fact.tenant, fact.server_slug), None)
             case Revocation():
                 self._revocations.pop((fact.tenant, fact.session), None)
+                ended = self._ended_by.get((fact.tenant, fact.principal), {})
+                ended.pop(fact.session, None)
+                if not ended:
+                    self._ended_by.pop((fact.tenant, fact.principal), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hosting.dataplane.contract import Revocation, Route, SessionReport, Suspension
+from hosting.dataplane.contract import REVOCATIONS_KEPT, Revocation, Route, SessionReport, Suspension
 from tests.dataplane.harness import (
     TENANT,
     GatewayProcess,
@@ -63,6 +63,28 @@ class TestSuspension:
         assert world.publisher.publish(suspension(4, server="suspended-old")) == 0
         world.settle()
         assert caller.call("echo").status_code == 200
+
+
+def test_one_principal_fills_nobodys_redis_with_ended_sessions(world: World) -> None:
+    def of(number: int) -> Revocation:
+        return Revocation(
+            tenant=TENANT, version=1, session=f"{number:016x}", until=time.time() + 600, principal="key:busy"
+        )
+
+    world.publisher.publish(*(of(number) for number in range(REVOCATIONS_KEPT + 200)))
+    world.settle()
+    facts = world.publisher.keys.facts
+    wait_for(
+        lambda: not world.publisher.client.hexists(facts, of(199).key), 5, what="the oldest to be forgotten"
+    )
+    assert world.publisher.client.hexists(facts, of(200).key)
+    assert not world.publisher.client.hexists(facts, of(0).key + "#v")
+    world.publisher.publish(
+        *(
+            Revocation(tenant=TENANT, version=2, session=of(n).session, until=0, is_gone=True)
+            for n in range(200, REVOCATIONS_KEPT + 200)
+        )
+    )
 
 
 @pytest.mark.acceptance("S3.11")

@@ -91,6 +91,8 @@ def test_a_probe_leaves_no_trace(world: World) -> None:
     route = world.server("reports-probe")
     token = mint_probe_token(key=world.gateway.probe_key, environment=route.environment, now=time.time())
     probe = world.at(world.url(route), token)
+    revocations = world.gateway.readyz()["counts"]["revocations"]
+    facts = world.publisher.client.hlen(world.publisher.keys.facts)
     assert probe.initialize().status_code == 200
     assert probe.send("DELETE").status_code == 204
     other = world.server("reports-probe-after")
@@ -98,6 +100,10 @@ def test_a_probe_leaves_no_trace(world: World) -> None:
     wait_for(lambda: sessions(world, other) and health(world, other), 5)
     assert sessions(world, route) == []
     assert health(world, route) == []
+    assert world.gateway.readyz()["counts"]["revocations"] == revocations
+    assert (
+        world.publisher.client.hlen(world.publisher.keys.facts) == facts + 4
+    )  # the other server, its caller's key
 
 
 def test_refusals_are_not_the_servers_health(world: World) -> None:

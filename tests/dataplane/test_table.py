@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hosting.dataplane.contract import AnyFact, Credential, Revocation, Route, Suspension
+from hosting.dataplane.contract import REVOCATIONS_KEPT, AnyFact, Credential, Revocation, Route, Suspension
 from hosting.dataplane.routes import Table
 from hosting.dataplane.snapshot import load_snapshot, save_snapshot
 
@@ -110,6 +110,30 @@ def test_a_fact_that_is_gone_does_not_come_back() -> None:
     assert not table.apply(route(1, 4))
     assert table.apply(route(1, 5))  # it came back while the hash was read
     assert not table.apply(route(1, 5))
+
+
+def test_one_principal_fills_nobodys_memory_with_ended_sessions() -> None:
+    table = Table()
+
+    def end(number: int, principal: str) -> None:
+        table.apply(
+            Revocation(tenant="t", version=1, session=f"{principal}{number}", until=1e9, principal=principal)
+        )
+
+    for number in range(3):
+        end(number, "other")
+    for number in range(REVOCATIONS_KEPT + 50):
+        end(number, "busy")
+    assert table.counts["revocations"] == REVOCATIONS_KEPT + 3
+    assert len(table.facts()) == REVOCATIONS_KEPT + 3
+    assert [table.is_revoked("t", f"busy{number}") for number in (49, 50, REVOCATIONS_KEPT + 49)] == [
+        False,
+        True,
+        True,
+    ]
+    assert all(table.is_revoked("t", f"other{number}") for number in range(3))
+    assert table.take_surplus() == [f"revocation/t/busy{number}" for number in range(50)]
+    assert table.take_surplus() == []
 
 
 def test_revocations_are_forgotten_when_their_ids_have_expired() -> None:
