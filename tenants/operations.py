@@ -8,13 +8,13 @@ DomainError
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from smcp.common import audit
 from smcp.common.errors import Conflict, Denied, Invalid, NotFound
@@ -293,6 +293,13 @@ def create_api_key(
         )
         tell_api_key_changed(tenant_id, key.id)
     return key, made.text
+
+
+def note_key_uses(uses: Mapping[tuple[str, str], datetime]) -> None:
+    """When keys last called MCP servers: (tenant, key) → time. An earlier time changes nothing. Call inside `as_system()`."""
+    for (tenant_id, key_id), at in uses.items():
+        unknown = Q(last_used_at=None) | Q(last_used_at__lt=at)
+        ApiKey.objects.filter(unknown, tenant_id=tenant_id, id=key_id).update(last_used_at=at)
 
 
 def revoke_api_key(*, tenant_id: str, actor: str, api_key_id: str, now: datetime) -> ApiKey:

@@ -173,7 +173,17 @@ class SessionReport(
     protocol_version: str = ""
 
 
-AnyReport = HealthReport | SessionReport
+class CredentialReport(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="report", tag="credential", omit_defaults=True
+):
+    """An API key was used; told once a window, with the last time."""
+
+    tenant: str
+    credential: str  # ULID of the key's row
+    at: float  # seconds since the epoch
+
+
+AnyReport = HealthReport | SessionReport | CredentialReport
 
 # ── Redis keys ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -161,6 +161,8 @@ class Gateway:
             raise Refusal(METHOD_NOT_ALLOWED, headers=(("allow", LEGACY_METHODS),))
         now = time.time()
         caller = self._authenticate(headers, route, table, exchange.client, now)
+        if caller.key_id:
+            self._reports.used(route.tenant, caller.key_id, now)
         call = Call(exchange, headers, route, caller, (*extra, *exchange.cors), request_id, now)
         with self._admitted(route, is_stream=exchange.method == "GET"):
             if exchange.method == "POST":

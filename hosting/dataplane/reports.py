@@ -23,6 +23,7 @@ from hosting.dataplane.contract import (
     PUBLISH_LUA,
     REPORTS_KEPT,
     AnyReport,
+    CredentialReport,
     HealthReport,
     Keys,
     Revocation,
@@ -65,6 +66,7 @@ class Reports:
         self._metrics = metrics
         self._windows: dict[tuple[str, str], _Window] = {}
         self._streams: dict[tuple[str, str], tuple[str, int]] = {}  # tenant, how many
+        self._used: dict[tuple[str, str], float] = {}  # tenant, key → when
         self._buffer: deque[bytes] = deque()
         self._revocations: deque[Revocation] = deque()
         self._publish = redis.register_script(PUBLISH_LUA)
@@ -106,6 +108,10 @@ class Reports:
             self._streams[key] = (route.tenant, left)
         else:
             self._streams.pop(key, None)
+
+    def used(self, tenant: str, key_id: str, now: float) -> None:
+        """An API key let somebody in."""
+        self._used[tenant, key_id] = now
 
     def session(self, report: SessionReport) -> None:
         self._put(report)
@@ -153,6 +159,9 @@ class Reports:
     def _close_windows(self) -> None:
         for (environment, release), (tenant, _) in self._streams.items():
             self._window(tenant, environment, release)
+        used, self._used = self._used, {}
+        for (tenant, key_id), at in used.items():
+            self._put(CredentialReport(tenant=tenant, credential=key_id, at=at))
         closed, self._windows = self._windows, {}
         now = time.time()
         for (environment, release), window in closed.items():

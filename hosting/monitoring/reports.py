@@ -1,4 +1,4 @@
-"""Reads the data plane's reports: health from real traffic, and its latency history.
+"""Reads the data plane's reports: health from real traffic, its latency history, and which keys are in use.
 
 The cursor moves in the transaction that applies the reports, so a crash reads them again and none counts twice. One collector
 at a time (a row lock on the cursor); a second one finds nothing to do.
@@ -17,11 +17,12 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
-from hosting.dataplane.contract import AnyReport, HealthReport, Keys, decode_report
+from hosting.dataplane.contract import AnyReport, CredentialReport, HealthReport, Keys, decode_report
 from hosting.models import ReportCursor
 from hosting.monitoring.beliefs import Minute, add_minutes, observe
 from hosting.monitoring.verdict import FAILURES_TO_FLIP, Evidence
 from smcp.common.tenancy import as_system
+from tenants.operations import note_key_uses
 
 logger = logging.getLogger(__name__)
 BATCH: Final = 2000
@@ -50,10 +51,13 @@ def collect(client: redis.Redis | None = None) -> int:
 
 
 def apply(reports: Iterable[AnyReport]) -> None:
-    """Weighs health reports. Call inside `as_system()`."""
+    """Weighs health reports and notes the use of keys. Call inside `as_system()`."""
+    uses: dict[tuple[str, str], datetime] = {}
     evidence: dict[tuple[str, str], list[Evidence]] = defaultdict(list)
     minutes: list[Minute] = []
     for report in reports:
+        if isinstance(report, CredentialReport):
+            uses[report.tenant, report.credential] = datetime.fromtimestamp(report.at, UTC)
         if not isinstance(report, HealthReport) or report.requests <= 0:
             continue
         evidence[report.tenant, report.environment].append(evidence_of(report))
@@ -70,6 +74,7 @@ def apply(reports: Iterable[AnyReport]) -> None:
                 latency_ms_max=report.latency_ms_max,
             )
         )
+    note_key_uses(uses)
     if minutes:
         add_minutes(minutes)
         observe(evidence)

@@ -9,6 +9,7 @@ import pytest
 
 from hosting.dataplane.contract import (
     LATENCY_BUCKETS_MS,
+    CredentialReport,
     HealthReport,
     Route,
     SessionReport,
@@ -87,6 +88,22 @@ def test_whatever_a_client_calls_itself_is_told_as_text_and_the_reports_go_on(
 
 
 @pytest.mark.acceptance("P3")
+def test_the_use_of_a_key_is_told_once_a_window(world: World) -> None:
+    route = world.server("reports-key")
+    caller = world.caller(route, world.key(id="k" * 26))
+    before = time.time()
+    for _ in range(5):
+        caller.call("echo")
+
+    def told() -> list[CredentialReport]:
+        reports = [report for report in world.publisher.reports() if isinstance(report, CredentialReport)]
+        return [report for report in reports if report.credential == "k" * 26]
+
+    wait_for(lambda: told() and told()[-1].at >= before, 5, what="the report")
+    assert {report.tenant for report in told()} == {route.tenant}
+    assert len(told()) < 5
+
+
 def test_a_probe_leaves_no_trace(world: World) -> None:
     route = world.server("reports-probe")
     token = mint_probe_token(key=world.gateway.probe_key, environment=route.environment, now=time.time())

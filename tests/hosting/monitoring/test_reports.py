@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from hosting.dataplane.contract import HealthReport, Keys, SessionReport, encode
+from hosting.dataplane.contract import CredentialReport, HealthReport, Keys, SessionReport, encode
 from hosting.models import HealthState, LatencySample
 from hosting.monitoring.reports import collect, evidence_of
 from hosting.monitoring.rounds import watch_new
-from smcp.common.tenancy import as_tenant
+from smcp.common.tenancy import as_system, as_tenant
+from tenants.models import ApiKey, Tenant
+from tests.factories.who import make_api_key
 
 WINDOW_S = 10.0
 
@@ -73,6 +77,25 @@ def test_a_report_counts_once_however_often_the_stream_is_read(watched, reports_
     send(reports_redis, report_on(watched, requests=7, failures=0))
     assert [collect(reports_redis) for _ in range(3)] == [1, 0, 0]
     assert seen(watched)[1] == 7
+
+
+def test_a_key_that_calls_servers_is_seen_to_be_used(watched, reports_redis):
+    with as_system():
+        key, _ = make_api_key(Tenant.objects.get(id=watched.tenant_id))
+    at = timezone.now().replace(microsecond=0)
+
+    def last_used() -> datetime | None:
+        with as_tenant(watched.tenant_id):
+            return ApiKey.objects.get(id=key.id).last_used_at
+
+    for tenant, when in (
+        (watched.tenant_id, at),
+        (watched.tenant_id, at - timedelta(minutes=1)),
+        ("t" * 26, at + timedelta(1)),
+    ):
+        send(reports_redis, CredentialReport(tenant=tenant, credential=key.id, at=when.timestamp()))
+        collect(reports_redis)
+    assert last_used() == at
 
 
 def test_an_emptied_redis_is_read_from_its_new_beginning(watched, reports_redis):
