@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.errors import MessageError
-from email.parser import BytesHeaderParser
-from email.policy import HTTP
 from typing import Final
+
+from django.utils.http import parse_header_parameters
 
 from smcp.common.errors import Invalid
 
 PARTS_MAX: Final = 260
-HEADER_BYTES_MAX: Final = 4096
+HEADER_BYTES_MAX: Final = 1024
+PARAMETERS_MAX: Final = 16  # of one header; reading them takes time in the square of their number
+_TOKEN_RE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _BOUNDARY_RE = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
@@ -47,33 +48,51 @@ def parse_multipart(*, content_type: str, body: bytes) -> list[Part]:
 
 
 def _boundary(content_type: str) -> bytes:
-    headers = BytesHeaderParser(policy=HTTP).parsebytes(
-        b"content-type: " + content_type.encode("ascii", "replace").replace(b"\n", b" ").replace(b"\r", b" ")
-    )
-    boundary = headers.get_boundary("")
-    if headers.get_content_type() != "multipart/form-data" or not _BOUNDARY_RE.fullmatch(boundary):
+    kind, parameters = _parsed(content_type)
+    boundary = parameters.get("boundary", "")
+    if kind != "multipart/form-data" or not _BOUNDARY_RE.fullmatch(boundary):
         raise MultipartInvalid("Send multipart/form-data with a boundary.")
     return boundary.encode()
 
 
 def _part(piece: bytes) -> Part:
     head, separator, content = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
-    if not separator or len(head) > HEADER_BYTES_MAX:
-        raise MultipartInvalid("A part has no headers, or more than fit.")
-    try:
-        headers = BytesHeaderParser(policy=HTTP).parsebytes(head)
-        disposition = headers["content-disposition"]
-        parameters = disposition.params if disposition is not None else {}
-        kind = disposition.content_disposition if disposition is not None else ""
-    except (MessageError, ValueError, IndexError, AttributeError) as exc:
-        raise MultipartInvalid("The headers of a part cannot be read.") from exc
+    if not separator:
+        raise MultipartInvalid("A part has no headers.")
+    headers = _headers(head)
+    kind, parameters = _parsed(headers.get("content-disposition", ""))
     if kind != "form-data" or not parameters.get("name"):
         raise MultipartInvalid("Every part needs `content-disposition: form-data` with a name.")
     if headers.get("content-transfer-encoding", "binary").lower() not in {"binary", "8bit", "7bit"}:
         raise MultipartInvalid("Send parts as they are, without a transfer encoding.")
     return Part(
-        name=str(parameters["name"]),
-        filename=str(parameters.get("filename", "")),
-        content_type=headers.get_content_type() if "content-type" in headers else "",
+        name=parameters["name"],
+        filename=parameters.get("filename", ""),
+        content_type=headers.get("content-type", "").partition(";")[0].strip().lower(),
         content=content,
     )
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    """Lower-case name → value."""
+    if len(head) > HEADER_BYTES_MAX:
+        raise MultipartInvalid(f"The headers of a part are longer than {HEADER_BYTES_MAX} bytes.")
+    headers: dict[str, str] = {}
+    for line in head.decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if not colon or not _TOKEN_RE.fullmatch(name) or name.lower() in headers:
+            raise MultipartInvalid("The headers of a part cannot be read.")
+        headers[name.lower()] = value.strip()
+    return headers
+
+
+def _parsed(value: str) -> tuple[str, dict[str, str]]:
+    """`form-data; name="x"` → ("form-data", {"name": "x"})."""
+    if len(value) > HEADER_BYTES_MAX or value.count(";") > PARAMETERS_MAX:
+        raise MultipartInvalid(
+            f"A header is longer than {HEADER_BYTES_MAX} bytes or has too many parameters."
+        )
+    try:
+        return parse_header_parameters(value)
+    except (ValueError, LookupError) as exc:  # an encoding nobody knows, or bytes that are not of it
+        raise MultipartInvalid("The headers of a part cannot be read.") from exc

@@ -36,6 +36,7 @@ CEILINGS: Final[Mapping[str, float]] = {
     "cpu_ms": 300_000,
 }
 _NAME_RE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
+_PORT_RE = re.compile(r"[1-9][0-9]{0,4}")
 _HOST_RE = re.compile(r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
 
@@ -81,7 +82,7 @@ def check_egress(allow: Sequence[str]) -> None:
         _refuse({"egress_allow": f"At most {EGRESS_MAX}."})
     for entry in allow:
         host, _, port = entry.rpartition(":")
-        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536 and _is_public_host(host)):
+        if not (_PORT_RE.fullmatch(port) and int(port) < 65536 and _is_public_host(host)):
             _refuse(
                 {
                     "egress_allow": f"“{entry}” is not host:port with a public host, such as api.example.com:443."

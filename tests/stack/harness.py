@@ -126,6 +126,20 @@ class StackRun:
         ]
         return [repr(process) for process in {*seen, *named}]
 
+    def wait_gone(self, timeout_s: float = 40) -> None:
+        """Until nothing is left. Raises AssertionError naming what is."""
+        left: list[str] = []
+
+        def is_gone() -> bool:
+            left[:] = self.leftovers()
+            return not left
+
+        try:
+            wait_for(is_gone, timeout_s, what="everything to stop")
+        except AssertionError as exc:
+            exc.add_note(f"still there: {left}")
+            raise
+
     def last_words(self) -> str:
         """The last line of the output: where the sentence stands."""
         return [line for line in self.output.splitlines() if line.strip()][-1]

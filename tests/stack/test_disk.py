@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.stack.harness import StackRun
-from tests.waiting import wait_for
 
 MB = 1024 * 1024
 
@@ -77,4 +76,4 @@ if can_mount():
                 os.posix_fallocate(filler.fileno(), 0, room)
             assert run.wait() == 1
             assert "The disk that holds" in run.last_words()
-            wait_for(lambda: not run.leftovers(), 10)
+            run.wait_gone(10)

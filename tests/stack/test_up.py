@@ -16,7 +16,6 @@ import pytest
 
 from tests.parts import LOOPBACK
 from tests.stack.harness import StackRun
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -100,13 +99,13 @@ def test_a_killed_supervisor_leaves_nothing(running: StackRun) -> None:
     running.supervisor().kill()
     assert running.wait() == 1
     assert "ended by SIGKILL" in running.last_words()
-    wait_for(lambda: not running.leftovers(), 20)
+    running.wait_gone(20)
 
 
 def test_a_killed_keeper_leaves_nothing(running: StackRun) -> None:
     running.popen.kill()
     running.wait()
-    wait_for(lambda: not running.leftovers(), 40, what="everything to stop")
+    running.wait_gone(40)
 
 
 def test_keeper_and_supervisor_killed_at_once_leave_nothing(running: StackRun) -> None:
@@ -114,7 +113,7 @@ def test_keeper_and_supervisor_killed_at_once_leave_nothing(running: StackRun) -
     running.popen.kill()
     supervisor.kill()
     running.wait()
-    wait_for(lambda: not running.leftovers(), 40, what="everything to stop")
+    running.wait_gone(40)
 
 
 def test_a_second_stack_on_the_same_directory_is_refused(running: StackRun, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hosting.catalog.catalog import list_entries
 from hosting.cloudflare.port import Module
 from hosting.compatibility import FLAGS, RUNTIME_DATE
+from hosting.stdio import refuse_stdio
 from hosting.uploads import (
     CPU_MS_MAX,
     MODULES_MAX,
@@ -307,6 +308,23 @@ def test_code_that_only_mentions_such_things_passes(code: bytes) -> None:
     assert judge(code=code + b"\nexport default {}")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("worker.js", b'"from' + b" " * 2_000_000 + b'"; // child_process'),
+        ("worker.js", b"import" + b"(" * 1_000_000 + b"/stdio" * 200_000),
+        ("worker.js", b"new" + b" " * 1_000_000 + b"StdioServerTransport"),
+        ("worker.js", b"#!" + b" " * 1_000_000),
+        ("worker.js", b"from child_process " * 400_000),
+        ("a.json", b"[" + b"[]," * 3_000_000 + b"[]]"),
+    ],
+)
+def test_text_that_is_made_to_be_read_slowly_is_read_in_no_time(name: str, content: bytes) -> None:
+    kind = "application/json" if name.endswith("json") else "application/javascript+module"
+    refuse_stdio([Module(name=name, content_type=kind, content=content)])
+
+
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b'{"command":' * 100_000, b"{", b"\xff", b'{"a":' + b"9" * 5000]
 )
@@ -375,6 +393,12 @@ def test_bytes_arrive_as_they_were() -> None:
         ("multipart/form-data; boundary=b", body((HEAD, b"{}"), end="")),
         ("multipart/form-data; boundary=b", body(("content-type: text/plain", b"{}"))),
         ("multipart/form-data; boundary=b", body(("content-disposition: attachment; name=a", b"{}"))),
+        ("multipart/form-data; boundary=b", body(("content-disposition: " + "(" * 900, b"{}"))),
+        ("multipart/form-data; boundary=b", body((HEAD + ";x=y" * 100, b"{}"))),
+        ("multipart/form-data; boundary=b", body((HEAD + "\r\n" + HEAD, b"{}"))),
+        ("multipart/form-data; boundary=b", body((HEAD + "\r\nx: " + "y" * 2000, b"{}"))),
+        ("multipart/form-data; boundary=b; " + "(" * 30_000, body((HEAD, b"{}"))),
+        ("multipart/form-data" + ";a*0=b" * 6000 + "; boundary=b", body((HEAD, b"{}"))),
         ("multipart/form-data; boundary=b", body(("content-disposition: form-data", b"{}"))),
         ("multipart/form-data; boundary=b", body((HEAD + "\r\ncontent-transfer-encoding: base64", b"e30="))),
         ("multipart/form-data; boundary=b", body((HEAD + "\r\nx: " + "y" * 5000, b"{}"))),
