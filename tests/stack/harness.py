@@ -124,7 +124,7 @@ class StackRun:
             for process in psutil.process_iter(["cmdline"])
             if any(str(self.var) in word for word in process.info["cmdline"] or ())
         ]
-        return [repr(process) for process in {*seen, *named}]
+        return [f"{process.pid} {_command_of(process)}" for process in {*seen, *named}]
 
     def wait_gone(self, timeout_s: float = 40) -> None:
         """Until nothing is left. Raises AssertionError naming what is."""
@@ -143,3 +143,10 @@ class StackRun:
     def last_words(self) -> str:
         """The last line of the output: where the sentence stands."""
         return [line for line in self.output.splitlines() if line.strip()][-1]
+
+
+def _command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:200]
+    except psutil.NoSuchProcess:
+        return "(gone)"
