@@ -69,7 +69,7 @@ def collect_reports() -> None:
 
 @shared_task(name="hosting.tasks.probe_environments")
 def probe_environments() -> None:
-    rounds.run_round(now=timezone.now())
+    rounds.run_round(now=timezone.now(), should_stop=_is_stopping)
 
 
 @shared_task(name="hosting.tasks.prune_history")

@@ -1,6 +1,7 @@
 """Evidence into the database: HealthState rows, Flips, Incidents and the latency history. As the system, in one transaction.
 
-Rows are locked in id order, so two collectors cannot deadlock, and evidence of one moment is weighed once.
+Rows are locked in id order, so two collectors cannot deadlock, and evidence of one moment is weighed once. A claim is not
+touched: traffic seen while a probe is in flight must not let another one begin.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def observe(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> list[Flip
         rows,
         [
             "state", "since", "failures_in_a_row", "successes_in_a_row", "last_seen_at", "last_latency_ms",
-            "last_failure", "interval_s", "next_probe_at", "probe_claimed_until",
+            "last_failure", "interval_s", "next_probe_at",
         ],
         batch_size=500,
     )  # fmt: skip
@@ -124,7 +125,6 @@ def _store(row: HealthState, belief: Belief) -> None:
     row.last_seen_at = belief.last_seen_at
     row.last_latency_ms = belief.last_latency_ms
     row.last_failure = belief.last_failure
-    row.probe_claimed_until = None
 
 
 def _flip(row: HealthState, change: Change) -> Flip:

@@ -1,144 +1,100 @@
-"""One round of probing: claim what is due, probe it, weigh what was seen.
+"""One round of probing: claim what is due, probe it, write down what was seen as it arrives.
 
-A claim lasts CLAIM_S; a worker that dies in a round leaves its Environments to the next one after that. Due times are spread
-over the interval by the Environment's id.
+A round claims only what it starts at once, and goes on claiming as places become free, so a server that hangs takes one place and
+nobody's time. Servers that did not answer lately have places of their own: however many hang, the others find room.
+
+After `claiming_s` a round claims no more and ends with its last probe, at most PROBE_MAX_S later; meanwhile the next one may
+begin. One that is told to stop gives back what has no outcome yet. If it dies, claims end by themselves.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from hosting.models import Deployment, DeploymentTarget, Environment, HealthState, Probe, Server
-from hosting.monitoring.beliefs import Minute, add_minutes, observe
-from hosting.monitoring.prober import Address, Outcome, probe_all
-from hosting.monitoring.verdict import QUIET_INTERVAL_S, Evidence
+from hosting.monitoring import claims
+from hosting.monitoring.outcomes import record
+from hosting.monitoring.prober import PROBE_TIMEOUT_S, Prober
 from smcp.common.tenancy import as_system
-from tenants.models import Tenant
 
-CLAIM_S: Final = 90
-BATCH: Final = 1000
-
-
-def run_round(*, now: datetime, limit: int = BATCH) -> int:
-    """Probes up to `limit` due Environments and returns how many. Runs as the system."""
-    watch_new(now=now)
-    addresses = claim_due(now=now, limit=limit)
-    if addresses:
-        outcomes = asyncio.run(probe_all(addresses, key=settings.PROBE_KEY))
-        record(outcomes, now=timezone.now())
-    return len(addresses)
+LOOK_EVERY_S: Final = 1.0
+_claiming = threading.Lock()  # one round of a process looks for what is due: more would only take its threads
 
 
-def watch_new(*, now: datetime) -> None:
-    """A HealthState for every active Environment that serves something and has none yet."""
-    with as_system():
-        unwatched = Environment.objects.filter(
-            Exists(Deployment.objects.filter(environment=OuterRef("pk"), is_active=True)),
-            state=Environment.State.ACTIVE,
-            health=None,
-        ).values_list("tenant_id", "id")[:BATCH]
-        HealthState.objects.bulk_create(
-            [
-                HealthState(tenant_id=tenant, environment_id=id_, since=now, next_probe_at=now)
-                for tenant, id_ in unwatched
-            ],
-            ignore_conflicts=True,
-        )
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How many probes may be in flight, of servers that answer and of those in doubt, and for how long a round begins more."""
+
+    at_once: int = 128
+    doubtful_at_once: int = 256  # waiting costs little
+    claiming_s: float = 60.0
+    timeout_s: float = PROBE_TIMEOUT_S
 
 
-def claim_due(*, now: datetime, limit: int) -> list[Address]:
-    """Takes due Environments of active tenants and Servers, so that no other worker probes them in this round."""
-    with as_system():
-        due = list(
-            HealthState.objects.select_for_update(of=("self",), skip_locked=True)
-            .filter(
-                Q(probe_claimed_until=None) | Q(probe_claimed_until__lt=now),
-                Exists(Deployment.objects.filter(environment=OuterRef("environment_id"), is_active=True)),
-                next_probe_at__lte=now,
-                environment__state=Environment.State.ACTIVE,
-                environment__server__state=Server.State.ACTIVE,
-                tenant__state=Tenant.State.ACTIVE,
-            )
-            .order_by("next_probe_at")
-            .values_list(
-                "id",
-                "tenant_id",
-                "environment_id",
-                "tenant__slug",
-                "environment__server__slug",
-                "environment__slug",
-                named=True,
-            )[:limit]
-        )
-        HealthState.objects.filter(id__in=[row.id for row in due]).update(
-            probe_claimed_until=now + timedelta(seconds=CLAIM_S)
-        )
-        eras = dict(
-            DeploymentTarget.objects.filter(
-                deployment__is_active=True, deployment__environment_id__in=[row.environment_id for row in due]
-            ).values_list("deployment__environment_id", "release__eras")
-        )
-    return [
-        Address(
-            tenant=row.tenant_id,
-            environment=row.environment_id,
-            url=f"{settings.PROBE_URL}/{row.tenant__slug}/{row.environment__server__slug}~{row.environment__slug}/mcp",
-            era="modern" if "modern" in eras.get(row.environment_id, []) else "legacy",
-        )
-        for row in due
+def run_round(
+    *, now: datetime, should_stop: Callable[[], bool] = lambda: False, pace: Pace | None = None
+) -> int:
+    """Probes what is due, and what becomes due meanwhile; returns how many. Runs as the system.
+
+    Does nothing but watch what is new while another round of this process claims.
+    """
+    claims.watch_new(now=now)
+    if not _claiming.acquire(blocking=False):
+        return 0
+    with ExitStack() as claiming:
+        claiming.callback(_claiming.release)
+        return _probe_due(pace or Pace(), should_stop, stop_claiming=claiming.close)
+
+
+def _probe_due(pace: Pace, should_stop: Callable[[], bool], stop_claiming: Callable[[], None]) -> int:
+    lanes = [
+        _Lane(is_doubtful=False, at_once=pace.at_once),
+        _Lane(is_doubtful=True, at_once=pace.doubtful_at_once),
     ]
-
-
-def record(outcomes: Sequence[Outcome], *, now: datetime) -> None:
-    """Weighs a round's outcomes, all or nothing. What says nothing of the server only moves its next probe."""
-    judged = [o for o in outcomes if o.is_ok is not None]
+    ends_at = time.monotonic() + pace.claiming_s
+    probed = 0
+    with Prober(key=settings.PROBE_KEY, timeout_s=pace.timeout_s) as prober:
+        while not should_stop():
+            if time.monotonic() < ends_at:
+                probed += sum(lane.fill(prober) for lane in lanes)
+            else:
+                stop_claiming()
+            if not prober.in_flight:
+                return probed
+            record(prober.take(within_s=LOOK_EVERY_S))
+    # Told to stop: leaving the block ended the probes, so giving them back lets nobody be probed twice at once.
+    record(prober.take(within_s=0))
     with as_system():
-        Probe.objects.bulk_create([_probe(o, now) for o in judged], batch_size=500)
-        add_minutes([_minute(o, now) for o in judged])
-        observe({(o.address.tenant, o.address.environment): [_evidence(o, now)] for o in judged})
-        undecided = [o.address.environment for o in outcomes if o.is_ok is None]
-        HealthState.objects.filter(environment_id__in=undecided).update(
-            probe_claimed_until=None, next_probe_at=now + timedelta(seconds=QUIET_INTERVAL_S)
-        )
+        claims.release(prober.in_flight)
+    return probed
 
 
-def _evidence(outcome: Outcome, now: datetime) -> Evidence:
-    return Evidence(
-        at=now,
-        is_ok=bool(outcome.is_ok),
-        source="probe",
-        latency_ms=outcome.latency_ms if outcome.is_ok else None,
-        failure=outcome.failure,
-    )
+class _Lane:
+    """The places of one kind of server, and when it is worth looking who could take them."""
 
+    def __init__(self, *, is_doubtful: bool, at_once: int) -> None:
+        self._is_doubtful = is_doubtful
+        self._at_once = at_once
+        self._look_at = 0.0
 
-def _probe(outcome: Outcome, now: datetime) -> Probe:
-    return Probe(
-        tenant_id=outcome.address.tenant,
-        environment_id=outcome.address.environment,
-        at=now,
-        is_ok=bool(outcome.is_ok),
-        latency_ms=outcome.latency_ms,
-        era=outcome.address.era,
-        failure=outcome.failure,
-    )
-
-
-def _minute(outcome: Outcome, now: datetime) -> Minute:
-    return Minute(
-        tenant=outcome.address.tenant,
-        environment=outcome.address.environment,
-        minute=now.replace(second=0, microsecond=0),
-        source="probe",
-        requests=1,
-        failures=0 if outcome.is_ok else 1,
-        latency_ms_sum=outcome.latency_ms,
-        latency_ms_max=outcome.latency_ms,
-    )
+    def fill(self, prober: Prober) -> int:
+        """Claims and starts what is due, as far as there are places, and returns how many."""
+        in_flight = prober.in_flight
+        free = self._at_once - sum(a.is_doubtful == self._is_doubtful for a in in_flight)
+        now = time.monotonic()
+        # Looking costs the same for one place as for many: when some are left, wait a moment for more.
+        look_at = self._look_at if free * 4 >= self._at_once else self._look_at + LOOK_EVERY_S
+        if not free or (in_flight and now < look_at):
+            return 0
+        due = claims.claim_due(now=timezone.now(), limit=free, is_doubtful=self._is_doubtful)
+        prober.start(due)
+        self._look_at = now if len(due) == free else now + LOOK_EVERY_S
+        return len(due)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from hosting.dataplane.contract import is_probe_token
-from hosting.monitoring.prober import LEGACY, MODERN, Address, Outcome, probe_all
+from hosting.monitoring.prober import (
+    ENDING_TIMEOUT_S,
+    LEGACY,
+    MODERN,
+    PROBE_TIMEOUT_S,
+    Address,
+    Outcome,
+    Prober,
+)
 
 KEY = b"k" * 32
 ENVIRONMENT = "01jd0000000000000000000000"
@@ -35,8 +45,27 @@ class Gateway:
         return answered
 
     async def probe(self, era: str) -> Outcome:
-        address = Address(tenant="t", environment=ENVIRONMENT, url=self.url, era=era)
-        return (await probe_all([address], key=KEY))[0]
+        return (await self.probe_all([self.address(era=era)]))[0]
+
+    def address(self, environment: str = ENVIRONMENT, era: str = "modern") -> Address:
+        return Address(
+            tenant="t", environment=environment, url=self.url, era=era, claimed_until=datetime.now(UTC)
+        )
+
+    async def probe_all(
+        self, addresses: Sequence[Address], *, timeout_s: float = PROBE_TIMEOUT_S
+    ) -> list[Outcome]:
+        """Outcomes in the order of their arrival. In a thread: the gateway answers on this loop."""
+
+        def probe() -> list[Outcome]:
+            outcomes = []
+            with Prober(key=KEY, timeout_s=timeout_s) as prober:
+                prober.start(addresses)
+                while prober.in_flight:
+                    outcomes += prober.take(within_s=1)
+            return outcomes
+
+        return await asyncio.to_thread(probe)
 
 
 @pytest.fixture
@@ -44,7 +73,7 @@ async def gateway() -> AsyncIterator[Gateway]:
     gateway = Gateway()
     app = web.Application()
     app.router.add_route("*", "/t/s/mcp", gateway.handle)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, handler_cancellation=True)  # what a probe gave up on is over here too
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -169,17 +198,57 @@ async def test_a_dropped_connection_is_told_from_a_gateway_that_is_not_there(
     assert (nobody.is_ok, nobody.failure) == (None, "gateway_unreachable")
 
 
-async def test_a_slow_server_holds_up_no_other_probe(gateway: Gateway):
-    release = asyncio.Event()
+async def test_an_outcome_is_handed_out_when_it_arrives_with_the_time_it_has(gateway: Gateway):
+    hanging = asyncio.Event()
 
-    async def slow_for_one(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+    async def hang_for_the_first(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         if len(gateway.asked) == 1:
-            await release.wait()
+            await hanging.wait()
         elif len(gateway.asked) == 20:
-            release.set()
+            hanging.set()
         return await healthy(request, asked)
 
-    gateway.answer = slow_for_one
-    address = Address(tenant="t", environment=ENVIRONMENT, url=gateway.url, era="modern")
-    outcomes = await probe_all([address] * 20, key=KEY)
+    gateway.answer = hang_for_the_first
+    outcomes = await gateway.probe_all([gateway.address(f"e{n}") for n in range(20)])
     assert [o.is_ok for o in outcomes] == [True] * 20
+    assert [o.at for o in outcomes] == sorted(o.at for o in outcomes)
+
+
+@pytest.mark.parametrize("hangs_at", ["initialize", "ping", "DELETE"])
+async def test_however_a_server_hangs_its_probe_is_over_in_time(gateway: Gateway, hangs_at: str):
+    async def hang(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+        if hangs_at in {asked["verb"], asked.get("method")}:
+            await asyncio.Event().wait()
+        return await healthy(request, asked)
+
+    gateway.answer = hang
+    began = time.monotonic()
+    (outcome,) = await gateway.probe_all([gateway.address(era="legacy")], timeout_s=0.5)
+    assert time.monotonic() - began < ENDING_TIMEOUT_S + 5
+    expected = (True, "") if hangs_at == "DELETE" else (False, "timeout")
+    assert (outcome.is_ok, outcome.failure) == expected
+    assert outcome.latency_ms < ENDING_TIMEOUT_S * 1000
+    assert gateway.asked[-1]["verb"] == ("POST" if hangs_at == "initialize" else "DELETE")
+
+
+async def test_leaving_ends_what_is_in_flight_and_its_session(gateway: Gateway):
+    is_asked = threading.Event()
+
+    async def hang_at_ping(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+        if asked.get("method") == "ping":
+            is_asked.set()
+            await asyncio.Event().wait()
+        return await healthy(request, asked)
+
+    gateway.answer = hang_at_ping
+    prober = Prober(key=KEY)
+
+    def begin_and_leave() -> bool:
+        with prober:
+            prober.start([gateway.address(era="legacy")])
+            return is_asked.wait(10)
+
+    assert await asyncio.to_thread(begin_and_leave)
+    assert gateway.asked[-1]["verb"] == "DELETE"
+    assert [address.environment for address in prober.in_flight] == [ENVIRONMENT]
+    assert prober.take(within_s=0) == []

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from hosting.dataplane.contract import CredentialReport, HealthReport, Keys, SessionReport, encode
 from hosting.models import HealthState, LatencySample
+from hosting.monitoring.claims import watch_new
 from hosting.monitoring.reports import collect, evidence_of
-from hosting.monitoring.rounds import watch_new
 from smcp.common.tenancy import as_system, as_tenant
 from tenants.models import ApiKey, Tenant
 from tests.factories.who import make_api_key
