@@ -9,6 +9,7 @@ from kombu import Queue
 from hosting.dataplane.contract import parse_keyring, unb64url
 from smcp import env
 from smcp.console.theme import UNFOLD as UNFOLD
+from smcp.queues import queues_of
 
 DEBUG = env.flag("SMCP_DEBUG")
 SECRET_KEY = env.text("SMCP_SECRET_KEY") or secrets.token_urlsafe(48)
@@ -184,10 +185,13 @@ CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # A Redis that takes connections and says nothing must not hold a request for ever.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5}
-CELERY_TASK_DEFAULT_QUEUE = f"smcp-{INSTALLATION}"
-CELERY_TASK_QUEUES = [Queue(f"smcp-{INSTALLATION}"), Queue(f"smcp-{INSTALLATION}-checks")]
-# Somebody waits for the check of an upload: it does not stand in line behind deployments.
-CELERY_TASK_ROUTES = {"hosting.tasks.check_upload": {"queue": f"smcp-{INSTALLATION}-checks"}}
+_queues = queues_of(INSTALLATION)
+CELERY_TASK_DEFAULT_QUEUE = _queues.operations
+CELERY_TASK_QUEUES = [Queue(_queues.operations), Queue(_queues.checks), Queue(_queues.probes)]
+CELERY_TASK_ROUTES = {
+    "hosting.tasks.check_upload": {"queue": _queues.checks},
+    "hosting.tasks.probe_environments": {"queue": _queues.probes},
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

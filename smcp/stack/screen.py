@@ -26,6 +26,8 @@ COLOURS = {
     "api": "green",
     "console": "magenta",
     "worker": "cyan",
+    "checker": "cyan",
+    "monitor": "bright_cyan",
     "beat": "bright_black",
     "gateway": "bright_green",
     "demo": "bright_blue",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from smcp.queues import queues_of
 from smcp.stack.config import LOOPBACK, Config
 from smcp.stack.environ import Places, control_environ, edge_environ, gateway_environ
 from smcp.stack.install import ROOT, WORKERD
@@ -67,18 +68,25 @@ def console(config: Config, places: Places, secrets: Secrets) -> Service:
 
 def worker(config: Config, places: Places, secrets: Secrets) -> Service:
     """Operations, one step at a time."""
-    lean = ("--concurrency", "2", "--without-gossip", "--without-mingle", "--hostname", "worker")
-    environ = {
-        **control_environ(places, secrets, role="system"),
-        "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: whoever does it has decided so
-    }
-    process = _celery("worker", "--quiet", command=("worker", "--loglevel", "info", *lean), environ=environ)
+    process = _worker("worker", queues_of(secrets.installation).operations, places, secrets, concurrency=2)
     return Service(
         process=replace(
             process, death_signal=signal.SIGQUIT
         ),  # QUIT: does not wait for a broker that is gone too
         is_ready=has_said(" ready"),
     )
+
+
+def checker(config: Config, places: Places, secrets: Secrets) -> Service:
+    """Checks of uploads, which somebody waits for."""
+    queue = queues_of(secrets.installation).checks
+    return _waiting_worker("checker", queue, places, secrets, concurrency=4)
+
+
+def monitor(config: Config, places: Places, secrets: Secrets) -> Service:
+    """Probes: one thread begins them, one sees the last ones of the round before out, one tells the clock so."""
+    queue = queues_of(secrets.installation).probes
+    return _waiting_worker("monitor", queue, places, secrets, concurrency=3)
 
 
 def beat(config: Config, places: Places, secrets: Secrets) -> Service:
@@ -116,6 +124,25 @@ def _granian(
     address = ("--host", config.bind, "--port", str(config.ports[name]))
     flags = ("--interface", interface, "--workers", "1", "--no-ws", "--log-level", "warning")
     return _python(name, "-m", "granian", *flags, *address, target, environ=environ)
+
+
+def _waiting_worker(name: str, queue: str, places: Places, secrets: Secrets, *, concurrency: int) -> Service:
+    """For work that mostly waits: threads in one process, which needs half the memory of two."""
+    process = _worker(name, queue, places, secrets, "--pool", "threads", concurrency=concurrency)
+    # KILL: its threads would see their work through, and what they leave behind is found by its claim or its name.
+    return Service(process=replace(process, death_signal=signal.SIGKILL), is_ready=has_said(" ready"))
+
+
+def _worker(
+    name: str, queue: str, places: Places, secrets: Secrets, *flags: str, concurrency: int
+) -> Process:
+    lean = ("--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--hostname", name)
+    environ = {
+        **control_environ(places, secrets, role="system"),
+        "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: whoever does it has decided so
+    }
+    command = ("worker", "--loglevel", "info", "--queues", queue, *lean, *flags)
+    return _celery(name, "--quiet", command=command, environ=environ)
 
 
 def _celery(name: str, *flags: str, command: tuple[str, ...], environ: Mapping[str, str]) -> Process:

@@ -105,7 +105,14 @@ class Stack:
         places = self._places(secrets, logins, redis_url)
         self._begin(services.gateway(config, places, secrets))
         self._migrate(places, secrets)
-        for describe in (services.api, services.console, services.worker, services.beat):
+        for describe in (
+            services.api,
+            services.console,
+            services.worker,
+            services.checker,
+            services.monitor,
+            services.beat,
+        ):
             self._begin(describe(config, places, secrets))
         made = self._settle(places, secrets)
         self._await_all()

@@ -87,7 +87,7 @@ def test_told_to_it_opens_the_doors_and_nothing_else(whole_stack: StackRun) -> N
     assert run.end() == 0
 
 
-@pytest.mark.parametrize("name", ["worker", "gateway", "postgres"])
+@pytest.mark.parametrize("name", ["worker", "monitor", "gateway", "postgres"])
 def test_a_killed_child_ends_everything_with_a_sentence(running: StackRun, name: str) -> None:
     running.process(name).kill()
     assert running.wait() == 1
