@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -11,6 +13,8 @@ from hosting.monitoring.beliefs import Minute, add_minutes, observe
 from hosting.monitoring.prober import Outcome
 from hosting.monitoring.verdict import QUIET_INTERVAL_S, Evidence
 from smcp.common.tenancy import as_system
+
+logger = logging.getLogger(__name__)
 
 
 def record(outcomes: Sequence[Outcome]) -> None:
@@ -29,6 +33,8 @@ def record(outcomes: Sequence[Outcome]) -> None:
         observe({(o.address.tenant, o.address.environment): [_evidence(o)] for o in judged})
         undecided = [o for o in mine if o.is_ok is None]
         if undecided:
+            reasons = Counter(o.failure for o in undecided)
+            logger.info("probes.undecided %s", " ".join(f"{why}={n}" for why, n in reasons.items()))
             again_at = max(o.at for o in undecided) + timedelta(seconds=QUIET_INTERVAL_S)
             HealthState.objects.filter(environment_id__in=[o.address.environment for o in undecided]).update(
                 next_probe_at=again_at
