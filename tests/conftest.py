@@ -180,9 +180,7 @@ def free_port() -> int:
 def browser() -> Iterator[Browser]:
     """The machine's Chromium, headless. Mark the test `browser`."""
     program = find_chromium()
-    assert program, (
-        "no Chromium here: run the tests with `make test`, which leaves the browser tests out then"
-    )
+    assert program, "no Chromium here: install one; outside CI `make test` leaves the browser tests out then"
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         chromium = playwright.chromium.launch(executable_path=program, args=sandbox)
