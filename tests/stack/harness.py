@@ -39,6 +39,7 @@ class StackRun:
             **{name: str(port) for name, port in zip(names, self.ports.values(), strict=True)},
             "SMCP_VAR_DIR": str(var),
         }
+        self.command: tuple[str, ...] = (sys.executable, "-m", "smcp.stack")
         self.log_path = var.with_name(var.name + ".log")
         self.took_s = 0.0
         self._popen: subprocess.Popen[bytes] | None = None
@@ -62,7 +63,7 @@ class StackRun:
         """Starts it and does not wait."""
         with self.log_path.open("wb") as log:
             self._popen = subprocess.Popen(
-                (sys.executable, "-m", "smcp.stack"),
+                self.command,
                 cwd=ROOT,
                 env={**self.environ, **environ},
                 stdin=subprocess.DEVNULL,
