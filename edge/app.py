@@ -22,7 +22,7 @@ from edge.auth import Caller, authenticate, authorize
 from edge.config import Config
 from edge.container import Edge
 from edge.envelope import ApiError, failure, json_body, json_response
-from edge.faults import Faults, drop_connection, lose_answer
+from edge.faults import Faults, drop_connection, hold_answer
 from edge.lanes import Lanes
 from edge.ratelimit import RateLimiter
 from edge.routes import BASE, Route
@@ -50,7 +50,7 @@ def api_app(edge: Edge, routes: Sequence[Route]) -> web.Application:
         handler_args={"max_line_size": MAX_HEADER, "max_field_size": MAX_HEADER, "auto_decompress": False},
     )
     app.on_response_prepare.append(mark_started)
-    app.on_response_prepare.append(lose_answer)
+    app.on_response_prepare.append(hold_answer)
     for route in routes:
         app.router.add_route(route.method, BASE + route.path, endpoint(edge, route))
     app.router.add_get("/healthz", healthz)

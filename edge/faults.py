@@ -1,7 +1,8 @@
 """Failing on request, so that clients can be tested against a Cloudflare that misbehaves. Only with `--faults`.
 
 A fault names an operation and fires around its handler: `latency` waits, `status` answers with an error and does nothing, `drop`
-closes the connection and does nothing, `lost_answer` carries the request out and closes the connection instead of answering.
+closes the connection and does nothing, `lost_answer` carries the request out and closes the connection instead of answering,
+`late` carries it out and waits before it answers, until its time is up or the fault is deleted.
 Faults belong to the account whose token made them and live in memory.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
@@ -18,15 +20,17 @@ from aiohttp import web
 
 from edge.envelope import ApiError, BadRequest
 
-KINDS = ("latency", "status", "drop", "lost_answer")
+KINDS = ("latency", "status", "drop", "lost_answer", "late")
 LOST = "edge.answer_is_lost"
+LATE = "edge.answer_is_late"
 
 
 @dataclass(kw_only=True)
 class Fault:
     """One planned failure: skip `after` matching requests, then strike `times` (None: until it is deleted).
 
-    `contains` narrows it to requests whose path has that text. `delay_s` may accompany every kind.
+    `contains` narrows it to requests whose path has that text. `delay_s` may accompany every kind. `fired` counts the requests
+    it struck, `waiting` those of a `late` one that are carried out and not answered yet.
     """
 
     operation: str
@@ -42,16 +46,19 @@ class Fault:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     seen: int = 0
     fired: int = 0
+    waiting: int = 0
 
 
 class Faults:
     def __init__(self) -> None:
         self._faults: dict[str, list[Fault]] = {}
+        self._deleted: dict[str, asyncio.Event] = {}  # by the id of a fault that is there
 
     def plan(self, account_id: str, body: Any, operations: frozenset[str]) -> Fault:
         """Add a fault from its JSON. Raises BadRequest."""
         fault = _parse(body, operations)
         self._faults.setdefault(account_id, []).append(fault)
+        self._deleted[fault.id] = asyncio.Event()
         return fault
 
     def list_faults(self, account_id: str) -> list[dict[str, Any]]:
@@ -62,6 +69,9 @@ class Faults:
         faults = self._faults.get(account_id, [])
         kept = [fault for fault in faults if fault_id is not None and fault.id != fault_id]
         self._faults[account_id] = kept
+        for fault in faults:
+            if fault not in kept:
+                self._deleted.pop(fault.id).set()
         return len(faults) - len(kept)
 
     async def around(
@@ -74,6 +84,9 @@ class Faults:
         """Carry the request out, unless a fault of the account says otherwise."""
         fault = self._match(account_id, operation, request.path) if account_id else None
         if fault is None:
+            return await carry_out()
+        if fault.kind == "late":
+            request[LATE] = fault, self._deleted[fault.id]
             return await carry_out()
         await asyncio.sleep(fault.delay_s)
         if fault.kind == "drop":
@@ -109,16 +122,26 @@ def drop_connection(request: web.Request) -> NoReturn:
     raise ConnectionResetError("the edge was told to drop this connection")
 
 
-async def lose_answer(request: web.Request, _response: web.StreamResponse) -> None:
-    """on_response_prepare: a handler that streams must not get its answer out either."""
+async def hold_answer(request: web.Request, _response: web.StreamResponse) -> None:
+    """on_response_prepare: a handler that streams must not get its answer out either, or not yet."""
     if request.get(LOST):
         drop_connection(request)
+    late: tuple[Fault, asyncio.Event] | None = request.get(LATE)
+    if late is not None:
+        fault, deleted = late
+        fault.waiting += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fault.delay_s):
+                    await deleted.wait()
+        finally:
+            fault.waiting -= 1
 
 
 def _parse(body: Any, operations: frozenset[str]) -> Fault:
     if not isinstance(body, dict):
         raise BadRequest("A fault is a JSON object.")
-    unknown = body.keys() - (Fault.__dataclass_fields__.keys() - {"id", "seen", "fired"})
+    unknown = body.keys() - (Fault.__dataclass_fields__.keys() - {"id", "seen", "fired", "waiting"})
     if unknown:
         raise BadRequest(f"A fault has no {', '.join(sorted(map(str, unknown)))}.")
     if body.get("operation") not in operations:

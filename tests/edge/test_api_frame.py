@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.edge.harness import ACCOUNT_A, ACCOUNT_B, EdgeClient, EdgeProcess, error, result, unique
+from tests.waiting import wait_for
 
 NAMESPACES = "/storage/kv/namespaces"
 
@@ -173,6 +176,42 @@ def test_a_lost_answer_of_a_streamed_value_gets_nothing_out(api: EdgeClient, fau
     assert api.get(url).content == b"secret"
 
 
+def planned(edge: EdgeProcess, api: EdgeClient, fault_id: str) -> dict[str, Any]:
+    listed = api.get(f"{edge.url}/_edge/faults").json()["faults"]
+    return next(fault for fault in listed if fault["id"] == fault_id)
+
+
+def test_a_late_answer_was_carried_out_long_before_it_arrives(edge: EdgeProcess, api: EdgeClient, faults):
+    fault_id = faults(operation="kv.create", kind="late", delay_s=600)
+    title = unique("done")
+    with edge.client(ACCOUNT_A) as patient, ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(patient.post, NAMESPACES, json={"title": title})
+        wait_for(lambda: planned(edge, api, fault_id)["waiting"] == 1, what="the request to be carried out")
+        assert title in titles(api)
+        assert not asking.done()
+        api.delete(f"{edge.url}/_edge/faults/{fault_id}")
+        assert result(asking.result())["title"] == title
+
+
+def test_a_late_answer_arrives_in_the_end_and_says_what_it_would_have_said(
+    edge: EdgeProcess, api: EdgeClient, faults
+):
+    url = f"{NAMESPACES}/{api.create_kv()}/values/k"
+    result(api.put(url, content=b"value"))
+    for fault_id, answer in (
+        (faults(operation="kv.create", kind="late", delay_s=0.3), {"title": unique("late")}),
+        (faults(operation="kv.create", kind="late", delay_s=0.3), {"title": ""}),
+    ):
+        started = time.monotonic()
+        assert api.post(NAMESPACES, json=answer).is_success == bool(answer["title"])
+        assert time.monotonic() - started >= 0.3
+        assert planned(edge, api, fault_id)["waiting"] == 0
+    faults(operation="kv.values.get", kind="late", delay_s=0.3)
+    started = time.monotonic()
+    assert api.get(url).content == b"value"
+    assert time.monotonic() - started >= 0.3
+
+
 def test_latency_delays_and_then_answers(api: EdgeClient, faults):
     faults(operation="kv.list", kind="latency", delay_s=0.3)
     started = time.monotonic()
@@ -211,6 +250,7 @@ def test_a_fault_can_be_narrowed_to_a_path_and_touches_no_other_account(
         {"operation": "kv.create", "kind": "latency", "delay_s": -1},
         {"operation": "kv.create", "kind": "drop", "surprise": 1},
         {"operation": "kv.create", "kind": "drop", "id": "mine"},
+        {"operation": "kv.create", "kind": "late", "waiting": 1},
         [],
     ],
 )
