@@ -3,7 +3,10 @@ const MODERN = "2026-07-28";
 
 export default {
   async fetch(request, env) {
-    if (env.SLOW_MS) await new Promise((resolve) => setTimeout(resolve, Number(env.SLOW_MS)));
+    if (env.SLOW_MS) {
+      await env.NOTES?.put("asked", "yes"); // seen from outside while the answer is on its way
+      await new Promise((resolve) => setTimeout(resolve, Number(env.SLOW_MS)));
+    }
     if (env.THROWS) throw new Error("as told");
     if (env.NO_MCP) return new Response("<h1>hello</h1>", { headers: { "content-type": "text/html" } });
     if (new URL(request.url).pathname !== "/mcp") return new Response("no", { status: 404 });

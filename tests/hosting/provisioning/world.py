@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from hosting import names
 from hosting.cloudflare.client import HttpCloudflare
+from hosting.cloudflare.port import ResourceKind
 from hosting.models import Account, Deployment, Environment, Operation, Release, Resource, Server, Version
 from hosting.operations.deployments import deploy_version, retire_server
 from hosting.operations.secrets import put_secret
@@ -183,6 +184,14 @@ class World:
         with as_system():
             return dict(operation.steps.order_by("position").values_list("name", "state"))
 
+    def is_being_asked(self) -> bool:
+        """Whether code that is told to be slow has begun to answer somebody: it notes that in its KV namespace."""
+        with as_system():
+            notes = Resource.objects.get(tenant_id=self.tenant_id, kind=ResourceKind.KV_NAMESPACE)
+        account = f"{self.edge.api_url}/accounts/{self.edge.account_id}"
+        url = f"{account}/storage/kv/namespaces/{notes.cloudflare_id}/values/asked"
+        return httpx.get(url, headers=self._authorization, trust_env=False).status_code == 200
+
     def ask(self, script: str, method: str, **params: Any) -> Any:
         """A JSON-RPC call of exactly this script, through the dispatcher; its result."""
         with as_tenant(self.tenant_id):
@@ -202,10 +211,17 @@ class World:
         return str(answer.json()["id"])
 
     def has_fired(self, fault_id: str) -> bool:
+        return bool(self._planned(fault_id)["fired"])
+
+    def is_carried_out(self, fault_id: str) -> bool:
+        """Whether a request is done at the edge and its `late` answer still on its way."""
+        return bool(self._planned(fault_id)["waiting"])
+
+    def _planned(self, fault_id: str) -> dict[str, Any]:
         answer = httpx.get(
             f"{self.edge.url}/_edge/faults", headers=self._authorization, trust_env=False
         ).json()
-        return any(fault["id"] == fault_id and fault["fired"] for fault in answer["faults"])
+        return next(fault for fault in answer["faults"] if fault["id"] == fault_id)
 
     def no_faults(self) -> None:
         httpx.delete(f"{self.edge.url}/_edge/faults", headers=self._authorization, trust_env=False)
