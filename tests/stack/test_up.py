@@ -7,7 +7,6 @@ import shlex
 import signal
 import socket
 import stat
-import sys
 from pathlib import Path
 
 import httpx
@@ -49,14 +48,10 @@ def test_a_first_start_brings_up_the_platform_with_a_live_server(whole_stack: St
     assert run.leftovers() == []
 
 
-def test_a_second_start_keeps_everything_and_is_quick(
-    whole_stack: StackRun, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_start_keeps_everything_and_is_quick(whole_stack: StackRun) -> None:
     before = whole_stack.summary
     run = whole_stack.start()
-    with capsys.disabled():
-        sys.stdout.write(f" second start: {run.took_s:.1f} s ")
-    assert run.took_s < 60  # on an idle machine it is under 10 s; this one may be busy
+    assert run.took_s < 60  # this machine may be busy; `make bench` holds it to 10 s
     assert run.summary == before
     assert "calculator" in tools_by_the_printed_command(run)
     assert run.end(signal.SIGTERM) == 0
