@@ -235,13 +235,16 @@ class Stack:
     def _await_all(self) -> None:
         self._look_until(lambda: not self._waiting)
 
-    def _look_until(self, is_done: Callable[[], bool]) -> None:
-        """Asks everything that was begun whether it is ready. Raises NotReady, and what `_check` raises."""
+    def _look_until(self, is_done: Callable[[], bool], *, is_patient: bool = False) -> None:
+        """Asks everything that was begun whether it is ready. Raises NotReady, and what `_check` raises. `is_patient`: what
+        they may be waiting for is being made just now; their time begins when that is done."""
         while True:
             for name, (child, service, deadline) in list(self._waiting.items()):
                 if service.is_ready(child):
                     del self._waiting[name]
                     self._screen.end_part(name)
+                elif is_patient:
+                    self._waiting[name] = (child, service, time.monotonic() + service.timeout_s)
                 elif time.monotonic() > deadline:
                     raise NotReady(f"{name} did not become ready in time; it last said: {child.last_words()}")
             if is_done():
@@ -255,7 +258,9 @@ class Stack:
         child = spawn(services.command(name, *arguments, environ=environ), self._log_openly)
         deadline = time.monotonic() + COMMAND_TIMEOUT_S
         try:
-            self._look_until(lambda: child.exit_code() is not None or time.monotonic() > deadline)
+            self._look_until(
+                lambda: child.exit_code() is not None or time.monotonic() > deadline, is_patient=True
+            )
         finally:
             child.finish()
         if child.exit_code() != 0:
