@@ -35,6 +35,8 @@ HOST = re.compile(r"([a-z0-9_][a-z0-9_-]{0,62})\.([0-9a-f]{8})\.workers\.localho
 SCRIPT_HEADER = "x-edge-script"
 OPTIONS_HEADER = "x-edge-options"
 ERROR_HEADER = "x-edge-error"
+THROWN_HEADER = "x-edge-thrown"
+MESSAGE_BYTES = 4000  # of what was thrown: entry.js keeps 1000 characters
 ATTEMPTS = 3
 EXIT_NOTICE_S = 5.0
 THROWN_LENGTH = "21"
@@ -62,8 +64,14 @@ class NotFound(Unserved):
 
 
 class Threw(Unserved):
+    """Its handler threw; the dispatcher sees the exception's own message, as on Cloudflare."""
+
     kind = "exception"
     message = "The Worker threw an exception."
+
+    def __init__(self, said: str = "") -> None:
+        self.message = said or self.message
+        super().__init__()
 
 
 class OutOfCpu(Unserved):
@@ -164,6 +172,8 @@ class Router:
                     why = await _why(process)
                     log.info("router.broke_off", extra={"slot": process.script.slot, "why": why.kind})
                     raise why from exc
+                if THROWN_HEADER in upstream.headers:
+                    raise Threw(await _said(upstream))
                 if is_thrown(upstream):
                     upstream.release()
                     raise Threw
@@ -190,8 +200,26 @@ async def _why(process: Process) -> Unserved:
     return {"cpu": OutOfCpu, "memory": OutOfMemory}.get(process.died_of, Unserved)()
 
 
+async def _said(upstream: ClientResponse) -> str:
+    """The message of an exception, as entry.js hands it over."""
+    message = b""
+    with suppress(ClientError, OSError):
+        async for piece in upstream.content.iter_any():
+            message += piece
+            if len(message) > MESSAGE_BYTES:
+                break
+    if upstream.content.at_eof():
+        upstream.release()
+    else:
+        upstream.close()
+    return message[:MESSAGE_BYTES].decode("utf-8", "replace").strip()
+
+
 def is_thrown(upstream: ClientResponse) -> bool:
-    """Whether this is workerd's own word that the handler threw. A script cannot set `Connection`, so it cannot pretend."""
+    """Whether this is workerd's own word that the handler failed where entry.js cannot see it: it answered with no Response.
+
+    A script cannot set `Connection`, so it cannot pretend.
+    """
     return (
         upstream.status == 500
         and upstream.headers.get(hdrs.CONNECTION, "").lower() == "close"

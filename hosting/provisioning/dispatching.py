@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,6 +27,8 @@ from hosting.dataplane.contract import ASSERTION_HEADER, ASSERTION_LIFE_S, Asser
 from hosting.models import Account
 
 DISPATCH_ERROR_HEADER: Final = "smcp-dispatch-error"
+DISPATCH_MESSAGE_HEADER: Final = "smcp-dispatch-message"
+MESSAGE_MAX: Final = 300
 CONNECT_TIMEOUT_S: Final = 5.0
 
 
@@ -107,11 +109,17 @@ def _check(answer: httpx.Response) -> None:
         case "not-found":
             raise ScriptAbsent("The dispatcher does not know the script yet.")
         case "exception":
-            raise ScriptFailed("The code threw an exception before it answered.")
+            raise ScriptFailed(_thrown(answer.headers.get(DISPATCH_MESSAGE_HEADER, "")))
         case "limits":
             raise ScriptFailed("The code ran into its CPU or memory limit.")
         case reason:
             raise DispatcherAway(f"The dispatcher answered {answer.status_code} ({reason[:40]}).")
+
+
+def _thrown(encoded: str) -> str:
+    """A sentence with what the tenant's code threw: its own words, for the tenant alone."""
+    said = "".join(char if char.isprintable() else " " for char in unquote(encoded)).strip()[:MESSAGE_MAX]
+    return "The code threw an exception before it answered" + (f": “{said}”." if said else ".")
 
 
 def _assertion(dispatcher: Dispatcher, script: str) -> str:

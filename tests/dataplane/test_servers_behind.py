@@ -80,6 +80,19 @@ class TestRefusals:
         assert error_of(response) == (expected, -32603)
         assert response.headers.get("retry-after") == "7"
 
+    @pytest.mark.acceptance("S4.19")
+    def test_what_a_servers_code_threw_is_for_its_tenant_and_never_for_its_callers(
+        self, world: World
+    ) -> None:
+        caller = world.caller(world.server("behind-threw"))
+        told = [["smcp-dispatch-error", "exception"], ["smcp-dispatch-message", "hunter2"]]
+        response = caller.call("status", status=502, headers=told, body="hunter2")
+        assert error_of(response) == (502, -32603)
+        assert "hunter2" not in response.text + str(response.headers)
+        passing = caller.call("echo", headers=[["smcp-dispatch-message", "hunter2"]])
+        assert passing.status_code == 200
+        assert "hunter2" not in passing.text + str(passing.headers)
+
     @pytest.mark.acceptance("S2.10")
     def test_a_servers_429_keeps_its_retry_after_within_reason(self, world: World) -> None:
         caller = world.caller(world.server("behind-429"))

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.edge.harness import EdgeProcess
-from tests.edge.scripts import OBJECTS, Stage, until, workerd_pids
+from tests.edge.scripts import EVERYTHING, OBJECTS, Stage, until, workerd_pids
 
 
 def test_readiness_says_which_isolation_is_on(edge: EdgeProcess) -> None:
@@ -89,13 +89,41 @@ def test_a_script_cannot_speak_for_the_edge(stage: Stage) -> None:
         assert "x-thrown" not in answer.headers
 
 
-def test_what_a_script_throws_is_thrown_at_the_dispatcher(stage: Stage) -> None:
-    answer = stage.call(stage.deploy(), "/throw")
-    assert (answer.status_code, answer.text, answer.headers["x-thrown"]) == (
-        502,
-        "The Worker threw an exception.",
-        "1",
-    )
+THROWS_FROM_A_CLASS = """
+import { WorkerEntrypoint } from "cloudflare:workers";
+export default class extends WorkerEntrypoint {
+  fetch() { throw new TypeError("a class threw"); }
+}
+"""
+THROWS_FROM_A_PRIVATE_FIELD = """
+export default new (class {
+  #word = "private";
+  async fetch() { throw { message: this.#word }; }
+})();
+"""
+THROWS_WHAT_CANNOT_BE_READ = """
+export default { fetch() { throw { get message() { throw 1; } }; } };
+"""
+ANSWERS_NOTHING = "export default { fetch() {} };"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (EVERYTHING, "boom"),
+        (THROWS_FROM_A_CLASS, "a class threw"),
+        (THROWS_FROM_A_PRIVATE_FIELD, "private"),
+        ('export default { fetch() { throw "text" } };', "text"),
+        ('export default { async fetch() { throw new Error("x".repeat(5000)) } };', "x" * 1000),
+        (THROWS_WHAT_CANNOT_BE_READ, "The Worker threw an exception."),
+        (ANSWERS_NOTHING, "The Worker threw an exception."),
+    ],
+)
+def test_what_a_script_throws_is_thrown_at_the_dispatcher_in_its_own_words(
+    stage: Stage, code: str | bytes, said: str
+) -> None:
+    answer = stage.call(stage.deploy(code), "/throw")
+    assert (answer.status_code, answer.headers["x-thrown"], answer.text) == (502, "1", said)
 
 
 def test_processes_have_no_network_no_privileges_and_users_of_their_own(stage: Stage) -> None:

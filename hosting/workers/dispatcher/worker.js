@@ -17,6 +17,9 @@
 //   502 exception      the tenant's Worker threw before it answered
 //   503 limits         the tenant's Worker ran into its CPU or memory limit
 //
+// With `exception` comes `smcp-dispatch-message`, the exception's message, bounded and percent-encoded: the control plane shows it to
+// the tenant whose code it is. The gateway gives it to nobody.
+//
 // It holds no state but two caches. If it is evicted or replaced half-way, running requests finish on the old isolate.
 
 const LIFE_S = 60; // of an assertion, at most
@@ -26,6 +29,8 @@ const MAX_CACHED_ASSERTIONS = 1024;
 
 const ASSERTION = "smcp-assertion";
 const DISPATCH_ERROR = "smcp-dispatch-error";
+const DISPATCH_MESSAGE = "smcp-dispatch-message";
+const MESSAGE_CHARACTERS = 300; // at most 2700 bytes once encoded
 const PLATFORM_PREFIX = "smcp-";
 // Cloudflare reads these from any request and would let the caller choose another version of the script.
 const VERSION_OVERRIDES = ["cloudflare-workers-version-overrides", "cloudflare-workers-version-key"];
@@ -159,15 +164,29 @@ function withoutPlatformHeaders(from) {
 /**
  * What the platform answers when a dispatch fails. Cloudflare tells the cases apart only by the message:
  * https://developers.cloudflare.com/cloudflare-for-platforms/workers-for-platforms/configuration/dynamic-dispatch/
- * A tenant that throws such a message itself only misreports its own Worker. The message is the tenant's, so it goes nowhere.
+ * A tenant that throws such a message itself only misreports its own Worker. The message is the tenant's, so it is never part of the answer's body.
  */
 function dispatchError(error) {
-  const message = String(error?.message ?? error);
+  const message = messageOf(error);
   if (message.startsWith("Worker not found")) return platformError(404, "not-found", "There is no such Worker.");
   if (/exceeded .*(limit|resources)/i.test(message)) return platformError(503, "limits", "The Worker ran into its limits.");
-  return platformError(502, "exception", "The Worker failed before it answered.");
+  const headers = { [DISPATCH_MESSAGE]: encodeURIComponent(oneLine(message)) };
+  return platformError(502, "exception", "The Worker failed before it answered.", headers);
 }
 
-function platformError(status, reason, sentence) {
-  return Response.json({ error: reason, message: sentence }, { status, headers: { [DISPATCH_ERROR]: reason } });
+function messageOf(error) {
+  try {
+    return String(error?.message ?? error);
+  } catch {
+    return ""; // something that cannot be made text was thrown
+  }
+}
+
+/** One bounded line without control, format or unpaired surrogate characters. */
+function oneLine(text) {
+  return text.slice(0, MESSAGE_CHARACTERS).replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, " ").trim();
+}
+
+function platformError(status, reason, sentence, more = {}) {
+  return Response.json({ error: reason, message: sentence }, { status, headers: { ...more, [DISPATCH_ERROR]: reason } });
 }

@@ -7,7 +7,7 @@ export default {
       await env.NOTES?.put("asked", "yes"); // seen from outside while the answer is on its way
       await new Promise((resolve) => setTimeout(resolve, Number(env.SLOW_MS)));
     }
-    if (env.THROWS) throw new Error("as told");
+    if (env.THROWS) throw new Error("as told\n<b>once</b>");
     if (env.NO_MCP) return new Response("<h1>hello</h1>", { headers: { "content-type": "text/html" } });
     if (new URL(request.url).pathname !== "/mcp") return new Response("no", { status: 404 });
     if (request.method === "DELETE") return new Response(null, { status: 204 });

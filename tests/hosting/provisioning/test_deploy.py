@@ -73,7 +73,7 @@ def test_the_probe_learns_what_the_server_speaks(world: World) -> None:
     ("knob", "code", "words"),
     [
         ("NO_MCP", "not-an-mcp-server", "does not answer as an MCP server"),
-        ("THROWS", "code-failed", "threw an exception"),
+        ("THROWS", "code-failed", "The code threw an exception before it answered: “as told <b>once</b>”."),
     ],
 )
 def test_what_is_no_mcp_server_is_refused_with_the_reason_and_leaves_nothing(
@@ -87,6 +87,7 @@ def test_what_is_no_mcp_server_is_refused_with_the_reason_and_leaves_nothing(
     assert operation.error["step"] == "probe"
     assert operation.error["code"] == code
     assert words in operation.error["message"]
+    assert world.message(operation, "probe") == operation.error["message"]
     assert world.in_account() == before
     assert world.open_rows() == []
     assert route_of(world) is None

@@ -192,6 +192,10 @@ class World:
         url = f"{account}/storage/kv/namespaces/{notes.cloudflare_id}/values/asked"
         return httpx.get(url, headers=self._authorization, trust_env=False).status_code == 200
 
+    def message(self, operation: Operation, step: str) -> str:
+        with as_system():
+            return str(operation.steps.values_list("message", flat=True).get(name=step))
+
     def ask(self, script: str, method: str, **params: Any) -> Any:
         """A JSON-RPC call of exactly this script, through the dispatcher; its result."""
         with as_tenant(self.tenant_id):

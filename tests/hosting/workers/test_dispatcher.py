@@ -8,6 +8,7 @@ import gzip
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import httpx
@@ -23,6 +24,7 @@ from .workerd import WORKERS, Service, bind_json, bind_service, bind_text, runni
 AUDIENCE = "account-under-test"
 TENANT = "01jd0000000000000000000000"
 ERROR = "smcp-dispatch-error"
+MESSAGE = "smcp-dispatch-message"
 
 # Stands for Cloudflare's dispatch namespace: scripts by name, the documented error for one that does not exist, and the
 # options of the dispatch shown to the script so that a test can see them.
@@ -33,6 +35,7 @@ export default {
     const DISPATCHER = {
       get(name, args, options) {
         const script = env[`SCRIPT_${name}`];
+        if (request.url.endsWith("/throw-nonsense")) throw { get message() { throw new Error("no"); } };
         if (!script) throw new Error("Worker not found.");
         return { fetch: (inner) => {
           inner.headers.set("x-options", JSON.stringify(options));
@@ -55,7 +58,10 @@ export default {
       server.addEventListener("message", (event) => server.send(`${env.NAME}: ${event.data}`));
       return new Response(null, { status: 101, webSocket: client, headers: { "smcp-forged": "1" } });
     }
-    if (pathname === "/throw") throw new Error(request.headers.get("x-message") ?? "a secret of the tenant");
+    if (pathname === "/throw") {
+      const told = request.headers.get("x-message-json");
+      throw new Error(told ? JSON.parse(told) : request.headers.get("x-message") ?? "a secret of the tenant");
+    }
     if (pathname === "/stream") {
       let release;
       const gate = new Promise((resolve) => (release = resolve));
@@ -80,7 +86,7 @@ export default {
     }
     if (pathname === "/redirect") return Response.redirect("https://elsewhere.example/", 302);
     if (pathname === "/empty") return new Response(null, { status: 204 });
-    const headers = new Headers({ "smcp-dispatch-error": "not-found", "smcp-session": "forged", "x-mine": "kept" });
+    const headers = new Headers({ "smcp-dispatch-error": "not-found", "smcp-dispatch-message": "forged", "smcp-session": "forged", "x-mine": "kept" });
     headers.append("set-cookie", "a=1");
     headers.append("set-cookie", "b=2");
     const told = { name: env.NAME, method: request.method, url: request.url, headers: Object.fromEntries(request.headers) };
@@ -274,10 +280,37 @@ def test_an_unknown_script_is_told_apart_from_a_tenants_404(ask: Ask, platform: 
     assert (answer.status_code, answer.headers[ERROR]) == (404, "not-found")
 
 
-def test_a_throwing_worker_is_502_and_its_message_stays_inside(ask: Ask) -> None:
+def test_a_throwing_worker_is_502_and_its_message_stands_in_a_header_only(ask: Ask) -> None:
     answer = ask("/throw")
     assert (answer.status_code, answer.headers[ERROR]) == (502, "exception")
+    assert unquote(answer.headers[MESSAGE]) == "a secret of the tenant"
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("one\\r\\nsmcp-dispatch-error: limits\\u0000\\u0085end", "one smcp-dispatch-error: limits end"),
+        ("\\u202emalicious\\u2028line", "malicious line"),
+        ("Z\\u00fcrich \\ud83d\\ude00 100%", "Z\u00fcrich \U0001f600 100%"),
+        ("lone \\ud83d surrogate", "lone surrogate"),
+        ("x" * 299 + "\\ud83d\\ude00", "x" * 299),
+        ("y" * 3000, "y" * 300),
+        ("", ""),
+    ],
+)
+def test_what_was_thrown_is_one_bounded_line_that_no_header_can_be_made_of(
+    ask: Ask, message: str, said: str
+) -> None:
+    answer = ask("/throw", headers={"x-message-json": f'"{message}"'})
+    assert answer.headers[ERROR] == "exception"
+    assert answer.headers[MESSAGE].isascii()
+    assert " ".join(unquote(answer.headers[MESSAGE], errors="strict").split()) == said
+
+
+def test_what_cannot_be_made_text_is_thrown_all_the_same(ask: Ask) -> None:
+    answer = ask("/throw-nonsense")
+    assert (answer.status_code, answer.headers[ERROR], answer.headers[MESSAGE]) == (502, "exception", "")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import aiohttp
 import httpx
 import pytest
@@ -34,10 +36,11 @@ def test_a_script_that_does_not_exist_or_is_gone_is_not_found(account: Account) 
     assert (answer.status_code, answer.headers["smcp-dispatch-error"]) == (404, "not-found")
 
 
-def test_a_worker_that_throws_is_told_as_an_exception(account: Account) -> None:
+def test_a_worker_that_throws_is_told_as_an_exception_with_its_message(account: Account) -> None:
     script = account.put('export default { fetch() { throw new Error("secret of the tenant"); } };')
     answer = httpx.get(account.url, headers=account.headers(script))
     assert (answer.status_code, answer.headers["smcp-dispatch-error"]) == (502, "exception")
+    assert unquote(answer.headers["smcp-dispatch-message"]) == "secret of the tenant"
     assert "secret" not in answer.text
 
 
