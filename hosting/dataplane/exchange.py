@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
+from hosting.dataplane.contract import Era
 from hosting.dataplane.errors import (
     BAD_HEADER,
     BROKEN_BODY,
@@ -56,6 +57,7 @@ class Exchange:
         "_status",
         "client",
         "cors",
+        "era",
         "method",
         "path",
     )
@@ -65,6 +67,7 @@ class Exchange:
         self.path: str = scope["raw_path"].decode("ascii", "replace")
         self.client: str = scope["client"][0]
         self.cors: Headers = ()  # what a browser is told with every answer, once its Origin was let in
+        self.era: Era | Literal["none"] = "none"  # what it speaks, once that is known
         self._raw_headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         self._headers: dict[str, str] = {}
         self._receive = receive

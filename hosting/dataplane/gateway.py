@@ -112,10 +112,10 @@ class Gateway:
         started = time.perf_counter()
         request_id = f"{self._settings.node}-{next(self._numbers):x}"
         extra: Headers = (("x-request-id", request_id),)
-        era, outcome = "none", "ok"
+        outcome = "ok"
         self._total += 1
         try:
-            era = await self._serve(exchange, request_id, extra)
+            await self._serve(exchange, request_id, extra)
         except Refusal as refusal:
             outcome = refusal.kind.outcome
             await self._refuse(exchange, refusal, extra)
@@ -136,15 +136,16 @@ class Gateway:
             self._tasks.discard(task)
             if not self._total:
                 self._idle.set()
-            self._metrics.answered(era=era, outcome=outcome, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.answered(era=exchange.era, outcome=outcome, seconds=seconds)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal, extra: Headers) -> None:
         if not exchange.status:
             headers = (*JSON, *extra, *exchange.cors, *refusal.headers)
             await exchange.answer(refusal.status, headers, refusal.body())
 
-    async def _serve(self, exchange: Exchange, request_id: str, extra: Headers) -> str:
-        """The era that was spoken. Raises Refusal, ClientGone."""
+    async def _serve(self, exchange: Exchange, request_id: str, extra: Headers) -> None:
+        """Raises Refusal, ClientGone; by then `exchange.era` says what was spoken, if that was known."""
         headers = exchange.read_headers()
         if self.is_draining:
             raise Refusal(DRAINING, headers=(*RETRY_SOON, ("connection", "close")))
@@ -156,7 +157,7 @@ class Gateway:
         if exchange.method == "OPTIONS":
             asked = headers.get("access-control-request-headers")
             await exchange.answer(204, (*EMPTY, *extra, *preflight(exchange.cors, asked)))
-            return "none"
+            return
         if exchange.method not in {"POST", "GET", "DELETE"}:
             raise Refusal(METHOD_NOT_ALLOWED, headers=(("allow", LEGACY_METHODS),))
         now = time.time()
@@ -167,13 +168,14 @@ class Gateway:
         with self._admitted(route, is_stream=exchange.method == "GET"):
             if exchange.method == "POST":
                 await self._post(call, table)
-            elif era_of_headers(headers) == "modern":
+                return
+            exchange.era = era_of_headers(headers)
+            if exchange.era == "modern":
                 raise refuse_modern_method()
-            elif exchange.method == "GET":
+            if exchange.method == "GET":
                 await self._listen(call, table)
             else:
                 await self._delete(call, table)
-        return call.era
 
     def _find_route(self, table: Table, exchange: Exchange, headers: dict[str, str]) -> Route:
         host = split_host(headers.get("host", ""))
@@ -206,7 +208,7 @@ class Gateway:
             limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s
         )
         parsed = await parse_body(body)
-        call.era = era_of(parsed, call.headers)
+        call.era = call.exchange.era = era_of(parsed, call.headers)
         if call.era == "modern":
             await self._proxy.forward(call, plan_modern_post(call, parsed, body))
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from hosting.dataplane.contract import (
     SessionReport,
     mint_probe_token,
 )
-from tests.dataplane.harness import World, call_of, next_event
+from tests.dataplane.harness import MODERN, World, call_of, next_event
 from tests.waiting import wait_for
 
 
@@ -155,6 +157,26 @@ class TestMetrics:
         exposition = httpx.get(f"{world.gateway.admin_url}/metrics").text
         for text in ("reports-secret-name", "acme", "tenant text", "env-", route.tenant):
             assert text not in exposition
+
+    def test_what_is_refused_counts_for_its_era_once_that_is_known(self, world: World) -> None:
+        route = world.server("reports-eras")
+        caller = world.caller(route)
+
+        def count(era: str, outcome: str) -> float:
+            return world.gateway.metric("smcp_gateway_requests_total", era=era, outcome=outcome)
+
+        def refused(era: str, outcome: str, send: Callable[[], httpx.Response]) -> bool:
+            before, rest = count(era, outcome), count("none", outcome)
+            assert send().status_code >= 400
+            return count(era, outcome) == before + 1 and (era == "none" or count("none", outcome) == rest)
+
+        stranger = world.at(world.url(route))
+        assert refused("legacy", "upstream_failed", lambda: caller.call("status", status=500))
+        asked = {"name": "status", "arguments": {"status": 500}}
+        assert refused("modern", "upstream_failed", lambda: caller.modern("tools/call", asked))
+        no_get = partial(caller.send, "GET", mcp_protocol_version=MODERN)
+        assert refused("modern", "method_not_allowed", no_get)
+        assert refused("none", "unauthenticated", stranger.initialize)
 
     def test_open_streams_are_seen(self, world: World) -> None:
         caller = world.caller(world.server("reports-gauge"))
