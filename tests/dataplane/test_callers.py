@@ -16,7 +16,7 @@ def challenge(response: httpx.Response) -> str:
 
 
 class TestApiKeys:
-    @pytest.mark.acceptance("S4.25", "S2.44")
+    @pytest.mark.acceptance("S4.25")
     def test_a_key_of_the_tenant_lets_in_and_is_never_sent_on(self, world: World) -> None:
         key = world.key()
         caller = world.caller(world.server("callers-keys"), key)

@@ -22,7 +22,6 @@ def test_a_server_answers_at_its_path_with_and_without_its_environment(world: Wo
     assert route.environment != staging.environment
 
 
-@pytest.mark.acceptance("S4.33")
 def test_a_server_answers_on_hosts_of_its_own(world: World) -> None:
     world.server("door-hosts")
     world.server("door-hosts", environment="staging")

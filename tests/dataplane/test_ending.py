@@ -47,7 +47,6 @@ def test_sigterm_with_nothing_to_do_is_exit_0_at_once(mortal: World) -> None:
     assert "Traceback" not in mortal.gateway.log
 
 
-@pytest.mark.acceptance("S3.7")
 def test_running_calls_finish_and_new_ones_are_turned_away(mortal: World) -> None:
     caller = mortal.caller(mortal.server("ending"))
     answers: list[httpx.Response] = []

@@ -268,7 +268,7 @@ class TestBuckets:
         assert 0 <= bucket_of(environment, sticky) < BUCKETS
         assert bucket_of(environment, sticky) == bucket_of(environment, sticky)
 
-    @pytest.mark.acceptance("S2.11", "P5")
+    @pytest.mark.acceptance("S2.11")
     @given(
         weights=st.lists(st.integers(0, 10_000), min_size=1, max_size=5), bucket=st.integers(0, BUCKETS - 1)
     )
@@ -280,7 +280,7 @@ class TestBuckets:
         assert (target is None) == (sum(weights) == 0)
         assert target is None or target.weight > 0
 
-    @pytest.mark.acceptance("S2.14", "P5")
+    @pytest.mark.acceptance("S2.14")
     def test_raising_a_share_moves_callers_one_way_only(self) -> None:
         buckets = [bucket_of("e", f"caller-{number}") for number in range(5000)]
         moved: set[int] = set()

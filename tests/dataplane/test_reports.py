@@ -59,7 +59,6 @@ def test_open_streams_are_told_even_when_nothing_else_happens(world: World) -> N
         wait_for(lambda: any(report.open_streams == 1 for report in health(world, route)), 5)
 
 
-@pytest.mark.acceptance("S3.10")
 def test_a_session_is_told_when_it_opens_and_when_it_ends(world: World) -> None:
     route = world.server("reports-sessions")
     caller = world.caller(route)

@@ -169,7 +169,6 @@ def test_a_large_answer_passes_whole(world: World) -> None:
     assert len(response.json()["result"]["content"][0]["text"]) == 3_000_000
 
 
-@pytest.mark.acceptance("P7")
 def test_a_server_that_hangs_is_given_up_and_its_neighbours_answer_meanwhile(world: World) -> None:
     caller = world.caller(world.server("behind-hang", limits=Limits(answer_timeout_s=1.0)))
     neighbour = world.caller(world.server("behind-neighbour"))

@@ -129,7 +129,7 @@ def test_what_is_suspended_or_retired_is_not_probed(deployed, stopped):
     assert environment.id not in claimed(now)
 
 
-@pytest.mark.acceptance("S4.7", "P4")
+@pytest.mark.acceptance("S4.7")
 def test_an_outage_leaves_flips_an_incident_and_its_latency_history(deployed):
     environment = deployed()
     start = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
