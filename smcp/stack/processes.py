@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smcp.stack.errors import CannotInstall, ProcessStopped
+from smcp.stack.lines import as_prose, last_words
 
 PR_SET_PDEATHSIG = 1
 LINES_KEPT = 40
@@ -56,7 +57,7 @@ class Child:
     def __init__(self, process: Process, popen: subprocess.Popen[bytes], sink: LineSink) -> None:
         self.process = process
         self.pid = popen.pid
-        self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._said: deque[tuple[float, str]] = deque(maxlen=LINES_KEPT)  # (monotonic time, line)
         self._popen = popen
         self._sink = sink
         self._reader = threading.Thread(target=self._read, name=f"log of {process.name}", daemon=True)
@@ -65,6 +66,11 @@ class Child:
     @property
     def name(self) -> str:
         return self.process.name
+
+    @property
+    def lines(self) -> list[str]:
+        """The last it wrote."""
+        return [line for _, line in list(self._said)]
 
     def exit_code(self) -> int | None:
         """None while it runs; negative: ended by that signal."""
@@ -99,23 +105,23 @@ class Child:
         self._reader.join(timeout=2)
 
     def why_it_ended(self) -> str:
-        """A sentence about an end nobody asked for, with the last thing it said."""
+        """A sentence about an end nobody asked for, with what it said of it."""
         self._reader.join(timeout=1)
         code = self.exit_code()
         how = f"with exit code {code}" if code is None or code >= 0 else f"by {signal.Signals(-code).name}"
-        last = self.last_words()
+        last = last_words(list(self._said), time.monotonic())
         return f"{self.name} was ended {how}" + (f" after saying: {last}" if last else "") + "."
 
     def last_words(self) -> str:
         """The last line it wrote that says anything."""
-        return next((line.strip()[:300] for line in reversed(self.lines) if line.strip()), "")
+        return next((as_prose(line).strip()[:300] for line in reversed(self.lines) if line.strip()), "")
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
         with self._popen.stdout as stream:
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip("\r\n")
-                self.lines.append(line)
+                self._said.append((time.monotonic(), line))
                 self._sink(self.name, line)
 
 
@@ -168,7 +174,7 @@ def run(process: Process, *, timeout_s: float, sink: LineSink = ignore_lines) ->
         child.finish()
     if child.exit_code() != 0:
         raise ProcessStopped(child.why_it_ended())
-    return list(child.lines)
+    return child.lines
 
 
 def stop_all(children: list[Child]) -> None:

@@ -5,7 +5,6 @@ Safe to call from any thread. On a pipe or in CI the same lines come without col
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from rich.panel import Panel
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from smcp.stack.lines import as_prose
 
 COLOURS = {
     "postgres": "blue",
@@ -67,7 +68,7 @@ class Screen:
         )
 
     def log(self, name: str, line: str) -> None:
-        clean = CONTROL.sub("", ANSI.sub("", _as_prose(line)))
+        clean = CONTROL.sub("", ANSI.sub("", as_prose(line)))
         if clean.strip():
             self.console.print(Text.assemble((f"{name:>{NAME_WIDTH}} │ ", COLOURS.get(name, "white")), clean))
 
@@ -100,18 +101,3 @@ class Screen:
                 )
                 rows.append(Spinner("dots", text))
         return Group(*rows)
-
-
-def _as_prose(line: str) -> str:
-    """An event logged as JSON in the words the others use: `INFO routes.loaded source=redis`. Other lines as they are."""
-    if not line.startswith("{"):
-        return line
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return line
-    if not isinstance(event, dict) or "event" not in event:
-        return line
-    event.pop("at", None)
-    level, name = str(event.pop("level", "info")).upper(), event.pop("event")
-    return " ".join([level, str(name), *(f"{key}={value}" for key, value in event.items())])

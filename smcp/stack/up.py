@@ -266,7 +266,7 @@ class Stack:
         if child.exit_code() != 0:
             raise ProcessStopped(child.why_it_ended())
         self._screen.end_part(name)
-        return list(child.lines)
+        return child.lines
 
     def _log_openly(self, name: str, line: str) -> None:
         if not line.startswith(ANSWER_STARTS_WITH):
