@@ -75,7 +75,7 @@ def check_bindings(bindings: object) -> tuple[dict[str, Any], ...]:
     seen: set[str] = set()
     for position, binding in enumerate(bindings):
         if why := _wrong_with(binding) or ("This name is declared twice." if binding["name"] in seen else ""):
-            raise BindingRefused(why, fields={f"metadata.bindings.{position}": why})
+            raise BindingRefused(fields={f"metadata.bindings.{position}": why})
         seen.add(binding["name"])
     return tuple(dict(binding) for binding in bindings)
 
@@ -174,4 +174,4 @@ def _check_entry(key: str, entry: object) -> None:
 
 
 def _migration(why: str) -> MigrationRefused:
-    return MigrationRefused(why, fields={"metadata.migrations": why})
+    return MigrationRefused(fields={"metadata.migrations": why})

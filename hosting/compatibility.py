@@ -87,7 +87,8 @@ class CompatibilityRefused(Invalid):
 
 def check_date(text: object, *, now: datetime) -> date:
     """`YYYY-MM-DD`, between Cloudflare's first and what both today and our runtime allow. Raises CompatibilityRefused."""
-    latest = min(RUNTIME_DATE, now.date())
+    today = now.date()
+    latest = min(RUNTIME_DATE, today)
     try:
         if not isinstance(text, str) or len(text) != 10:
             raise ValueError(text)
@@ -95,7 +96,9 @@ def check_date(text: object, *, now: datetime) -> date:
     except ValueError as exc:
         raise _refused("compatibility_date", "Must be a day of the calendar, as YYYY-MM-DD.") from exc
     if not EARLIEST_DATE <= chosen <= latest:
-        raise _refused("compatibility_date", f"Must be between {EARLIEST_DATE} and {latest}.")
+        why = f"Must be from {EARLIEST_DATE} to {latest}"
+        ends = ", where the runtime that is installed here ends." if latest < today else ", which is today."
+        raise _refused("compatibility_date", why + ends)
     return chosen
 
 
@@ -116,4 +119,4 @@ def check_flags(flags: object) -> tuple[str, ...]:
 
 
 def _refused(field: str, why: str) -> CompatibilityRefused:
-    return CompatibilityRefused(why, fields={f"metadata.{field}": why})
+    return CompatibilityRefused(fields={f"metadata.{field}": why})

@@ -24,7 +24,7 @@ VALUE_BYTES_MAX: Final = 5 * 1024  # Cloudflare's own: 128 variables of 5 KB
 RELEASES_KEPT_MAX: Final = 10
 
 #: The most one Environment may ask for. Sizes in bytes, times in seconds.
-CEILINGS: Final[Mapping[str, float]] = {
+CEILINGS: Final[Mapping[str, int]] = {
     "request_bytes": 16 * 1024 * 1024,
     "response_bytes": 64 * 1024 * 1024,
     "event_bytes": 16 * 1024 * 1024,
@@ -51,7 +51,7 @@ def check_limits(limits: Mapping[str, Any]) -> None:
         elif isinstance(value, bool) or not is_number:
             wrong[f"limits.{name}"] = "Must be a whole number." if known[name] is int else "Must be a number."
         elif not 0 < value <= CEILINGS[name]:
-            wrong[f"limits.{name}"] = f"Must be above 0 and at most {CEILINGS[name]:g}."
+            wrong[f"limits.{name}"] = f"Must be above 0 and at most {CEILINGS[name]}."
     _refuse(wrong)
 
 

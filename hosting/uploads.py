@@ -28,15 +28,19 @@ from hosting.multipart import Part, parse_multipart
 from hosting.stdio import refuse_stdio
 from smcp.common.errors import Invalid, TooLarge
 from smcp.common.strict_json import NotUsable, parse_json
+from smcp.common.wording import size
 
 TOTAL_BYTES_MAX: Final = 10 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 256 * 1024
 #: The whole request: modules, metadata, and the headers of the parts.
 BODY_BYTES_MAX: Final = TOTAL_BYTES_MAX + METADATA_BYTES_MAX + 256 * 1024
+BODY_MOST: Final = f"At most {size(TOTAL_BYTES_MAX)} in all modules together, and {size(BODY_BYTES_MAX)} in the whole request."
 MODULES_MAX: Final = 250
 NAME_MAX: Final = 255
 CPU_MS_MAX: Final = 300_000
 ANNOTATION_MAX: Final = 500
+NAMES_SHOWN: Final = 5  # of modules, in an error
+NAME_SHOWN: Final = 80
 
 MODULE_TYPES: Final = frozenset(
     {
@@ -153,13 +157,13 @@ def _metadata(parts: list[Part]) -> dict[str, Any]:
             "Exactly one part must be named metadata.", fields={"metadata": "Exactly one part."}
         )
     if len(parts[0].content) > METADATA_BYTES_MAX:
-        raise UploadTooLarge(f"metadata: at most {METADATA_BYTES_MAX} bytes.")
+        raise UploadTooLarge(f"metadata: at most {size(METADATA_BYTES_MAX)}.")
     try:
         metadata = parse_json(parts[0].content)
     except NotUsable as exc:
-        raise UploadInvalid(f"metadata cannot be read. {exc}", fields={"metadata": str(exc)}) from exc
+        raise UploadInvalid(fields={"metadata": str(exc)}) from exc
     if not isinstance(metadata, dict):
-        raise UploadInvalid("metadata is not a JSON object.", fields={"metadata": "Must be an object."})
+        raise UploadInvalid(fields={"metadata": "Must be a JSON object."})
     return metadata
 
 
@@ -170,7 +174,7 @@ def _check_keys(metadata: Mapping[str, Any]) -> None:
         if key not in METADATA_KEYS
     }
     if wrong:
-        raise UploadInvalid("metadata has keys that are not taken.", fields=wrong)
+        raise UploadInvalid(fields=wrong)
 
 
 def _module(part: Part) -> Module:
@@ -183,11 +187,11 @@ def _check_modules(modules: Sequence[Module]) -> None:
     if len(modules) > MODULES_MAX:
         raise UploadTooLarge(f"At most {MODULES_MAX} modules.")
     if sum(len(module.content) for module in modules) > TOTAL_BYTES_MAX:
-        raise UploadTooLarge(f"At most {TOTAL_BYTES_MAX} bytes in all modules together.")
+        raise UploadTooLarge(f"At most {size(TOTAL_BYTES_MAX)} in all modules together.")
     seen: set[str] = set()
     for module in modules:
         if why := _wrong_with(module):
-            shown = module.name[:80]
+            shown = _shown(module.name)
             raise UploadInvalid(f"The module “{shown}” cannot be used: {why}", fields={shown: why})
         if module.name in seen:
             raise UploadInvalid(
@@ -216,16 +220,31 @@ def _wrong_with(module: Module) -> str:
 
 def _main_module(name: object, modules: Sequence[Module]) -> str:
     if not isinstance(name, str) or not name:
-        why = "Name the module that the Worker starts with."
-        raise UploadInvalid(why, fields={"metadata.main_module": why})
+        raise UploadInvalid(fields={"metadata.main_module": "Name the module that the Worker starts with."})
     for module in modules:
         if module.name == name.removeprefix("./"):
             if module.content_type != "application/javascript+module":
                 why = "The main module must be application/javascript+module."
-                raise UploadInvalid(why, fields={"metadata.main_module": why})
+                raise UploadInvalid(fields={"metadata.main_module": why})
             return module.name
-    why = f"No part carries the main module “{name[:80]}”."
-    raise UploadInvalid(why, fields={"metadata.main_module": why})
+    raise UploadInvalid(fields={"metadata.main_module": _nobody_is(name, modules)})
+
+
+def _nobody_is(name: str, modules: Sequence[Module]) -> str:
+    """Most often curl sent another file name than the part's own name."""
+    wanted = f"No part carries the main module “{_shown(name)}”"
+    if not modules:
+        return f"{wanted}: there is no part but metadata."
+    seen = ", ".join(f"“{_shown(module.name)}”" for module in modules[:NAMES_SHOWN])
+    more = f" and {len(modules) - NAMES_SHOWN} more" if len(modules) > NAMES_SHOWN else ""
+    return (
+        f"{wanted}, only {seen}{more}: a module is named by its part's filename before its part's name, so send that filename "
+        "(with curl: `;filename=…` after the content type) or name one of these in main_module."
+    )
+
+
+def _shown(name: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:NAME_SHOWN])
 
 
 def _limits(limits: object) -> dict[str, int]:
@@ -247,5 +266,5 @@ def _annotations(annotations: object) -> dict[str, str]:
         or not all(isinstance(text, str) and len(text) <= ANNOTATION_MAX for text in annotations.values())
     ):
         why = f"Only workers/message and workers/tag, at most {ANNOTATION_MAX} characters each."
-        raise UploadInvalid(why, fields={"metadata.annotations": why})
+        raise UploadInvalid(fields={"metadata.annotations": why})
     return {known[key]: text for key, text in annotations.items()}

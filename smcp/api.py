@@ -17,6 +17,7 @@ from hosting.api import ROUTERS as HOSTING
 from smcp.common import errors
 from smcp.common.problems import CONTENT_TYPE, http_problem, problem
 from smcp.common.rest import BodyInvalid, StrictJson
+from smcp.common.wording import plain
 from tenants.api import ROUTERS as TENANTS
 from tenants.auth import Needs
 from tenants.door import door
@@ -142,16 +143,8 @@ def on_validation_error(request: HttpRequest, error: Any) -> HttpResponse:
         # ("body", "<name of the argument>", "limits", "concurrency") → limits.concurrency
         where = [str(part) for part in wrong["loc"]]
         place = ".".join(where[2:] if where[0] == "body" and len(where) > 2 else where[1:]) or where[0]
-        fields.setdefault(place, str(wrong["msg"]))
-    invalid = errors.Invalid
-    return problem(
-        status=422,
-        code=invalid.code,
-        title=invalid.title,
-        detail="See errors.",
-        instance=request.path,
-        errors=fields,
-    )
+        fields.setdefault(place, plain(wrong["type"], wrong.get("ctx", {})))
+    return on_domain_error(request, errors.Invalid(fields=fields))
 
 
 def on_http_error(request: HttpRequest, error: Any) -> HttpResponse:

@@ -9,8 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
-from hosting.uploads import BODY_BYTES_MAX
+from hosting.uploads import BODY_BYTES_MAX, BODY_MOST
+from smcp.common.correlation import correlation_id
+from smcp.common.middleware import REQUEST_ID, request_id_of
 from smcp.common.problems import CONTENT_TYPE, problem_body
+from smcp.common.wording import size
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,8 +41,8 @@ class _Bounded:
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         # Versions are uploaded there, and nowhere else is a body large.
-        is_upload = scope["path"].endswith("/versions")
-        self._most = BODY_BYTES_MAX if is_upload else PLAIN_BYTES_MAX
+        self._is_upload = scope["path"].endswith("/versions")
+        self._most = BODY_BYTES_MAX if self._is_upload else PLAIN_BYTES_MAX
         self._seen = 0
         self._is_complete = False
         self._until = asyncio.get_running_loop().time() + TIMEOUT_S
@@ -48,7 +51,7 @@ class _Bounded:
         if self._is_complete:
             return await self._receive()  # a disconnect, whenever it comes
         if self._announced() > self._most:
-            return await self._refuse(413, "too-large", "Too large", f"At most {self._most} bytes.")
+            return await self._refuse_size()
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
@@ -56,17 +59,24 @@ class _Bounded:
             return await self._refuse(408, "too-slow", "Too slow", f"Send it within {TIMEOUT_S:g} seconds.")
         self._seen += len(message.get("body", b""))
         if self._seen > self._most:
-            return await self._refuse(413, "too-large", "Too large", f"At most {self._most} bytes.")
+            return await self._refuse_size()
         self._is_complete = not message.get("more_body", False)
         return message
 
     def _announced(self) -> int:
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and value.isdigit():
-                return int(value)
-        return 0
+        length = self._header(b"content-length")
+        return int(length) if length.isdigit() else 0
+
+    def _header(self, wanted: bytes) -> bytes:
+        return next((bytes(value) for name, value in self._scope["headers"] if name == wanted), b"")
+
+    async def _refuse_size(self) -> Message:
+        most = BODY_MOST if self._is_upload else f"At most {size(PLAIN_BYTES_MAX)}."
+        return await self._refuse(413, "too-large", "Too large", most)
 
     async def _refuse(self, status: int, code: str, title: str, detail: str) -> Message:
+        # Nobody has given this request an id yet: Django would, once it had the body.
+        correlation_id.set(request_id_of(self._header(REQUEST_ID.lower().encode()).decode("latin-1")))
         body = problem_body(
             status=status, code=code, title=title, detail=detail, instance=self._scope["path"]
         )
@@ -74,6 +84,7 @@ class _Bounded:
             (b"content-type", CONTENT_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
+            (REQUEST_ID.lower().encode(), correlation_id.get().encode()),
             (b"connection", b"close"),
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

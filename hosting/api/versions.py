@@ -15,7 +15,7 @@ from ninja import Query, Router
 from hosting.operations import versions
 from hosting.queries.servers import get_server, get_version, list_versions
 from hosting.schemas.versions import VersionOut
-from hosting.uploads import BODY_BYTES_MAX, UploadTooLarge, read_upload
+from hosting.uploads import BODY_BYTES_MAX, BODY_MOST, UploadTooLarge, read_upload
 from smcp.common.errors import TooMany
 from smcp.common.rest import Answer, PageOf, PageQuery, keep, one, page_answer, respond
 from tenants.auth import READ, WRITE, Call, Needs
@@ -93,7 +93,7 @@ def _upload(request: HttpRequest, call: Call, server: str) -> HttpResponse:
     now = timezone.now()
     body = request.read(BODY_BYTES_MAX + 1)
     if len(body) > BODY_BYTES_MAX:
-        raise UploadTooLarge(f"At most {BODY_BYTES_MAX} bytes.")
+        raise UploadTooLarge(BODY_MOST)
     upload = read_upload(content_type=request.headers.get("Content-Type", ""), body=body, now=now)
     # Not of the body: a client that tries again makes up a new boundary.
     claim = claim_of(request, fingerprint=upload.digest.encode())

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 
 class DomainError(Exception):
-    """`str(error)` is one or two sentences for a person; it never holds a secret."""
+    """`str(error)` is one or two sentences for a person; it never holds a secret. Without a detail the first field speaks."""
 
     code = "error"
     title = "The request could not be carried out"
@@ -32,9 +32,18 @@ class DomainError(Exception):
         fields: Mapping[str, str] | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(detail or self.title)
         self.fields = dict(fields or {})
+        super().__init__(detail or first_reason(self.fields) or self.title)
         self.retry_after_s = retry_after_s
+
+
+def first_reason(fields: Mapping[str, str]) -> str:
+    """`slug: At most 24 characters.`, and how many more there are."""
+    if not fields:
+        return ""
+    field, why = next(iter(fields.items()))
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return f"{field}: {why}{more}"
 
 
 class Unauthenticated(DomainError):

@@ -52,12 +52,16 @@ class _Both:
         return response
 
 
+def request_id_of(given: str) -> str:
+    """The client's `X-Request-Id` when it is a plain one, else a new one."""
+    return given if _ID_RE.fullmatch(given) else new_id()
+
+
 class RequestIds(_Both):
-    """Takes the client's `X-Request-Id` when it is a plain one, else makes one, and gives it back."""
+    """Every request has an id, and its answer says it."""
 
     def before(self, request: HttpRequest) -> HttpResponseBase | None:
-        given = request.headers.get(REQUEST_ID, "")
-        correlation_id.set(given if _ID_RE.fullmatch(given) else new_id())
+        correlation_id.set(request_id_of(request.headers.get(REQUEST_ID, "")))
         return None
 
     def after(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:

@@ -24,6 +24,14 @@ HTTP_CODES: Final[Mapping[int, str]] = {
     413: "too-large",
     500: "internal",
 }
+#: What to say where HTTP's own phrase is all there is.
+HTTP_DETAILS: Final[Mapping[int, str]] = {
+    400: "The address or the body cannot be read: it holds what no text can.",
+    403: "This may not be done here.",
+    404: "There is nothing at this address.",
+    405: "This address does not take that method; the header Allow names those it takes.",
+    500: "Something went wrong on our side. Quote the request_id when you ask about it.",
+}
 
 
 def problem_body(
@@ -72,7 +80,7 @@ def http_problem(status: int, *, instance: str, headers: Mapping[str, str] | Non
         status=status,
         code=HTTP_CODES.get(status, "refused"),
         title=title,
-        detail=f"{title}.",
+        detail=HTTP_DETAILS.get(status, f"{title}."),
         instance=instance,
         headers=headers,
     )

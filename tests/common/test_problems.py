@@ -59,11 +59,12 @@ def test_errors_are_problems(
     problem = answer.json()
     assert problem["status"] == status
     assert problem["title"]
-    assert problem["detail"]
+    assert problem["detail"].rstrip(".").lower() != problem["title"].rstrip(".").lower()
+    for error in problem.get("errors", ())[:1]:
+        assert error["detail"] in problem["detail"] or code == "server-kind-not-offered"
     assert problem["instance"].startswith("/api/v1/")
-    if status != 413:
-        assert answer.headers["x-request-id"] == problem["request_id"]
-        assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"] == problem["request_id"] != ""
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_a_405_says_what_is_allowed(acme: TenantAtTheDoor) -> None:
@@ -75,6 +76,50 @@ def test_a_405_says_what_is_allowed(acme: TenantAtTheDoor) -> None:
 def test_fields_are_named_with_what_is_wrong(acme: TenantAtTheDoor) -> None:
     answer = acme.caller().post(f"{acme.path}/servers", json={"slug": "ok", "name": "", "colour": 1})
     assert {error["field"] for error in answer.json()["errors"]} == {"name", "colour"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        ("/servers", {"slug": "ok", "colour": 1}, "colour: There is no such field here."),
+        ("/servers", {"slug": 7}, "slug: Must be text."),
+        ("/servers", {"slug": "ok", "name": ""}, "name: May not be empty."),
+        ("/servers", {"slug": "x" * 25}, "slug: At most 24 characters."),
+        ("/servers", {"slug": "ok", "name": "", "kind": 1}, "name: May not be empty. (and 1 more)"),
+        ("/servers", {"catalog": "none"}, "catalog: There is no such entry."),
+        ("/api-keys", {"scopes": []}, "name: It is needed. (and 1 more)"),
+        ("/api-keys", {"name": "k", "scopes": []}, "scopes: May not be empty."),
+        ("/api-keys", {"name": "k", "scopes": ["mcp:call"], "expires_at": "2027-06-30T00:00:00"},
+         "expires_at: The time needs its zone, such as Z for UTC."),
+        ("/servers/s/environments/production/deployments", {"versions": []}, "versions: May not be empty."),
+        ("/servers/s/environments/production/deployments", {"versions": [{"version": 1, "percentage": 0.123}]},
+         "versions.0.percentage: At most 2 decimals."),
+        ("/servers/s/environments/production/deployments", {"versions": [{"version": 9, "percentage": 100}]},
+         "versions.0.version: There is no such version."),
+    ],
+)  # fmt: skip
+def test_the_detail_is_the_first_reason_in_plain_words(
+    acme: TenantAtTheDoor, path: str, body: dict[str, object], detail: str
+) -> None:
+    caller = acme.caller()
+    caller.ok("POST", f"{acme.path}/servers", json={"slug": "s"})
+    refused = caller.post(f"{acme.path}{path}", json=body)
+    assert (refused.status_code, refused.json()["detail"]) == (422, detail)
+
+
+def test_a_limit_is_said_as_a_plain_number(acme: TenantAtTheDoor) -> None:
+    caller = acme.caller("api:write")
+    caller.ok("POST", f"{acme.path}/servers", json={"slug": "s"})
+    where = f"{acme.path}/servers/s/environments/production"
+    refused = caller.request("PATCH", where, json={"limits": {"request_bytes": 10**9}})
+    assert refused.json()["detail"] == "limits.request_bytes: Must be above 0 and at most 16777216."
+
+
+def test_a_body_too_large_is_said_in_mebibytes_under_the_clients_own_id(acme: TenantAtTheDoor) -> None:
+    caller, headers = acme.caller("api:write"), {"x-request-id": "mine-1"}
+    refused = caller.post(f"{acme.path}/servers", content=b"x" * 1_100_000, headers=headers)
+    assert refused.json()["detail"] == "At most 1 MiB."
+    assert refused.json()["request_id"] == refused.headers["x-request-id"] == "mine-1"
 
 
 def test_a_plain_request_id_is_kept_and_any_other_is_replaced(acme: TenantAtTheDoor) -> None:

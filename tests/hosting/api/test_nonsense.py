@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smcp.common.wording import OTHERWISE
 from tests.hosting.api.test_permissions import ALL
 from tests.hosting.api.test_servers import make_server
 from tests.parts import Parts
@@ -53,6 +54,8 @@ def test_a_nonsensical_body_is_refused_with_a_reason(
             if answer.status_code >= 400:
                 assert answer.headers["content-type"] == "application/problem+json"
                 assert answer.json()["type"].startswith("urn:smcp:problem:")
+                reasons = [error["detail"] for error in answer.json().get("errors", ())]
+                assert OTHERWISE not in reasons
 
     send()
 

@@ -215,6 +215,45 @@ def test_what_is_allowed_passes(changes: dict[str, Any]) -> None:
     assert judge(changes).main_module == "worker.js"
 
 
+def reason(changes: dict[str, Any], *more: Module, name: str = "worker.js", now: datetime = NOW) -> str:
+    modules = [Module(name=name, content_type=JS, content=CODE), *more]
+    with pytest.raises(DomainError) as refused:
+        check_upload(metadata={**METADATA, **changes}, modules=modules, now=now)
+    return str(refused.value)
+
+
+def test_the_reason_names_the_field() -> None:
+    assert reason({"assets": 1, "tags": []}) == (
+        "metadata.assets: Static assets are not offered. (and 1 more)"
+    )
+    assert reason(bound(type="ai")).startswith("metadata.bindings.0: Bindings of this type")
+    assert reason({"compatibility_date": "soon"}).startswith("metadata.compatibility_date: Must be a day")
+
+
+def test_a_main_module_under_another_name_is_told_with_the_names_that_came_and_what_to_do() -> None:
+    said = reason({}, name="other.js")
+    assert said.startswith(
+        "metadata.main_module: No part carries the main module “worker.js”, only “other.js”: a module is named by"
+    )
+    assert "filename" in said
+    said = reason({"main_module": "a\nb" + "x" * 5000}, *(module(f"{n}.txt") for n in range(200)))
+    assert "“4.txt”" not in said
+    assert "and 196 more" in said
+    assert len(said) < 900
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (NOW, f"Must be from 2021-11-02 to {RUNTIME_DATE}, where the runtime that is installed here ends."),
+        (datetime(2026, 9, 1, tzinfo=UTC), "Must be from 2021-11-02 to 2026-09-01, which is today."),
+    ],
+)
+def test_a_date_beyond_the_end_is_told_whose_end_that_is(now: datetime, said: str) -> None:
+    assert reason({"compatibility_date": "2026-11-18"}, now=now) == f"metadata.compatibility_date: {said}"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -164,6 +164,8 @@ def test_too_much_is_refused_before_it_is_kept(acme: TenantAtTheDoor) -> None:
         headers={"content-type": "multipart/form-data; boundary=b"},
     )
     assert (beyond.status_code, beyond.json()["type"]) == (413, "urn:smcp:problem:too-large")
+    for answer in (refused, beyond):
+        assert "At most 10 MiB in all modules together" in answer.json()["detail"]
     assert left_behind(acme) == []
 
 
