@@ -42,9 +42,7 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
     """Where everything is."""
     operator, demo = summary["operator"], summary["demo"]
     endpoint, key = str(demo["endpoint"]), str(demo["api_key"])
-    client = {
-        "mcpServers": {demo["server"]: {"url": endpoint, "headers": {"Authorization": f"Bearer {key}"}}}
-    }
+    client = {"mcpServers": {demo["server"]: client_entry(endpoint, key)}}
     curl = _curl(endpoint, key)
     list_tenants = f"curl {summary['api']}/api/v1/tenants -H 'authorization: Bearer {operator['api_key']}'"
     facts = {
@@ -66,6 +64,11 @@ def welcome(screen: Screen, summary: dict[str, Any], config: Config, took_s: flo
             "unencrypted. Put a proxy with TLS in front of them."
         )
     screen.welcome(facts, connect, took_s)
+
+
+def client_entry(endpoint: str, key: str) -> dict[str, Any]:
+    """As most clients' settings want it; some take an entry without `type` for a program to start."""
+    return {"type": "http", "url": endpoint, "headers": {"Authorization": f"Bearer {key}"}}
 
 
 def _curl(endpoint: str, key: str) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 from hosting.models import Environment
 from hosting.schemas.servers import endpoint_of
+
+#: With the Node.js it needs: an older Node makes npx take an older Inspector, which does not know these flags.
+INSPECTOR: Final = "@modelcontextprotocol/inspector@2.12.0"
+NODE: Final = "22.19"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,8 @@ class Endpoint:
 
     url: str
     config: str  # the `mcpServers` file most clients read
-    command: str  # the inspector, from a shell
+    command: str  # the Inspector, from a shell
+    needs: str  # what that shell must have
 
 
 def describe_endpoint(environment: Environment) -> Endpoint:
@@ -25,8 +31,9 @@ def describe_endpoint(environment: Environment) -> Endpoint:
     url = endpoint_of(server.tenant.slug, server.slug, environment.slug)
     needs_key = "public" not in environment.access
     entry: dict[str, object] = {"type": "http", "url": url}
-    command = f"npx @modelcontextprotocol/inspector --cli {url} --transport http --method tools/list"
+    command = f"npx {INSPECTOR} --cli {url} --transport http --method tools/list"
     if needs_key:
         entry["headers"] = {"Authorization": "Bearer <API key with scope mcp:call>"}
         command += ' --header "Authorization: Bearer $SMCP_KEY"'
-    return Endpoint(url=url, config=json.dumps({"mcpServers": {name: entry}}, indent=2), command=command)
+    config = json.dumps({"mcpServers": {name: entry}}, indent=2)
+    return Endpoint(url=url, config=config, command=command, needs=f"Node.js {NODE} or newer")
