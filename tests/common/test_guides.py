@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import stat
+import subprocess
+import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ from tenants.models import Tenant
 from tests.parts import ROOT
 
 GUIDE = (ROOT / "docs/tenant-guide.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -57,3 +62,28 @@ def test_every_variable_is_set_before_it_is_used(text: str) -> None:
 
 def test_the_guide_knows_which_days_the_runtime_has() -> None:
     assert f"from {EARLIEST_DATE} to today, but not after {RUNTIME_DATE}" in GUIDE
+
+
+def test_a_cold_backup_is_its_owners_alone_and_keeps_the_secrets_apart(tmp_path: Path) -> None:
+    [block] = [block for block in blocks(OPERATIONS, "sh") if "var.tgz" in block]
+    [backup] = re.findall(r"^\(umask 077;.*?\)$", block, re.DOTALL | re.MULTILINE)
+    [restore] = re.findall(r"^tar -xz.*install .*?(?= && make up)", block, re.MULTILINE)
+    checkout, fresh = tmp_path / "checkout", tmp_path / "fresh"
+    places = {"DATA": str(tmp_path / "data"), "SECRETS": str(tmp_path / "safe"), "PATH": "/usr/bin:/bin"}
+    (checkout / "var/blobs").mkdir(parents=True)
+    fresh.mkdir()
+    for name in ("secrets.json", "stack.json", "blobs/secrets.json"):
+        (checkout / "var" / name).write_text(name)
+    subprocess.run(["bash", "-ec", backup], cwd=checkout, env=places, check=True)
+
+    kept = [path for place in (tmp_path / "data", tmp_path / "safe") for path in (place, *place.iterdir())]
+    assert [path.name for path in kept] == ["data", "var.tgz", "safe", "secrets.json"]
+    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in kept] == [0, 0, 0, 0]
+    with tarfile.open(tmp_path / "data/var.tgz") as archive:
+        names = archive.getnames()
+    assert "var/blobs/secrets.json" in names
+    assert not {"var/secrets.json", "var/stack.json"} & set(names)
+
+    subprocess.run(["bash", "-ec", restore], cwd=fresh, env=places, check=True)
+    assert (fresh / "var/secrets.json").read_text() == "secrets.json"
+    assert (fresh / "var/blobs/secrets.json").exists()
