@@ -9,11 +9,13 @@ from aiohttp import web
 
 from edge.container import Edge
 from edge.envelope import json_object, page_of, success
+from edge.pieces import send_json
 from edge.routes import ACCOUNT, Route, account_of
-from edge.storage.d1 import READ_AT_ONCE, Database, InvalidRequest, parsed_statements
-from edge.storage.d1_engine import Result, Statement
+from edge.storage.d1 import READ_AT_ONCE, Database, InvalidRequest, parsed_batch, parsed_statements
+from edge.storage.d1_engine import Shape, Statement
 
 MAX_BATCH = 500
+SUCCESS_BEGINS, SUCCESS_ENDS = b'{"result":[', b'],"success":true,"errors":[],"messages":[]}'
 
 
 async def create(request: web.Request, edge: Edge) -> web.Response:
@@ -44,34 +46,22 @@ async def delete(request: web.Request, edge: Edge) -> web.Response:
     return success(None)
 
 
-async def query(request: web.Request, edge: Edge) -> web.Response:
-    results = await _run(request, edge)
-    return success(
-        [{"results": result.objects(), "success": True, "meta": result.meta} for result in results]
-    )
+async def query(request: web.Request, edge: Edge) -> web.StreamResponse:
+    return await _run(request, edge, Shape.OBJECTS)
 
 
-async def raw(request: web.Request, edge: Edge) -> web.Response:
-    results = await _run(request, edge)
-    return success(
-        [
-            {
-                "results": {"columns": result.columns, "rows": result.rows},
-                "success": True,
-                "meta": result.meta,
-            }
-            for result in results
-        ]
-    )
+async def raw(request: web.Request, edge: Edge) -> web.StreamResponse:
+    return await _run(request, edge, Shape.ARRAYS)
 
 
-async def _run(request: web.Request, edge: Edge) -> list[Result]:
+async def _run(request: web.Request, edge: Edge, shape: Shape) -> web.StreamResponse:
     body = await json_object(request, code=7400)
     account, database_id, store = account_of(request), _database_id(request), edge.storage.d1
     await store.get_database(account, database_id)
     length = request.content_length or READ_AT_ONCE + 1
     statements = await store.take_apart(account, database_id, length, lambda: _statements(body))
-    return await store.query(account, database_id, statements)
+    answer = await store.query(account, database_id, statements, shape)
+    return await send_json(request, [SUCCESS_BEGINS, *answer.told, SUCCESS_ENDS])
 
 
 def _statements(body: dict[str, Any]) -> list[Statement]:
@@ -82,12 +72,12 @@ def _statements(body: dict[str, Any]) -> list[Statement]:
         raise InvalidRequest(f"The request is malformed: batch must be a list of 1 to {MAX_BATCH} queries.")
     if "sql" in body:
         raise InvalidRequest("The request is malformed: it has both sql and batch.")
-    statements: list[Statement] = []
     for item in batch:
         if not isinstance(item, dict):
             raise InvalidRequest("The request is malformed: each query of a batch is an object.")
-        statements.extend(parsed_statements(item.get("sql"), item.get("params")))
-    return statements
+    return [
+        one for many in parsed_batch((item.get("sql"), item.get("params")) for item in batch) for one in many
+    ]
 
 
 def _database_id(request: web.Request) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,13 +20,14 @@ from edge.lanes import Crowded, Lane, Lanes, Overdue, Retired
 from edge.state import State
 from edge.storage import d1_engine
 from edge.storage.blobs import in_file_thread
-from edge.storage.d1_engine import Result, SqlError, Statement
+from edge.storage.d1_engine import Answer, Shape, SqlError, Statement
 from edge.storage.d1_statements import split_statements
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LOCATIONS = frozenset({"wnam", "enam", "weur", "eeur", "apac", "oc"})
 MAX_WAITING = 500
 MAX_SQL = 10 * 1024 * 1024
+MAX_STATEMENTS = 50_000  # of one request: each takes memory before it is run
 READ_AT_ONCE = 50_000  # characters that are taken apart where they arrive: some milliseconds
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ STATE_MIGRATIONS = (
 
 
 class D1Error(ApiError):
-    """NoSuchDatabase (404) · NameTaken · InvalidRequest (400) · Overloaded (429) · TimedOut (400); SqlError is in d1_engine."""
+    """NoSuchDatabase (404) · NameTaken · InvalidRequest, TooManyStatements, TimedOut (400) · Overloaded (429); SqlError is in d1_engine."""
 
 
 class NoSuchDatabase(D1Error):
@@ -55,6 +57,11 @@ class NameTaken(D1Error):
 class InvalidRequest(D1Error):
     def __init__(self, message: str) -> None:
         super().__init__(400, 7400, message)
+
+
+class TooManyStatements(D1Error):
+    def __init__(self) -> None:
+        super().__init__(400, 7500, f"A request has at most {MAX_STATEMENTS} SQL statements.")
 
 
 class Overloaded(D1Error):
@@ -183,14 +190,15 @@ class D1Store:
 
         return await in_file_thread(measure)
 
-    async def query(self, account: str, database_id: str, statements: Sequence[Statement]) -> list[Result]:
-        """Run the statements as one transaction; a result each.
+    async def query(
+        self, account: str, database_id: str, statements: Sequence[Statement], shape: Shape
+    ) -> Answer:
+        """Run the statements as one transaction, and make the answer ready to be sent, all in the database's own thread.
 
         Raises SqlError, TimedOut, Overloaded, NoSuchDatabase; then nothing was changed.
         """
-        return await self._in_lane(
-            account, database_id, partial(_run_batch, statements), timeout_s=self._timeout_s
-        )
+        work = partial(_run_batch, statements, shape)
+        return await self._in_lane(account, database_id, work, timeout_s=self._timeout_s)
 
     async def take_apart(
         self, account: str, database_id: str, sql_length: int, work: Callable[[], list[T]]
@@ -237,7 +245,7 @@ def parsed_statements(sql: Any, params: Any) -> list[Statement]:
         raise InvalidRequest("The request is malformed: params must be a list.")
     if len(sql) > MAX_SQL:
         raise SqlError("statement too long: SQLITE_TOOBIG")
-    statements = split_statements(sql)
+    statements = split(sql)
     if not statements:
         raise SqlError("No SQL statements detected.")
     if params and len(statements) > 1:
@@ -245,8 +253,28 @@ def parsed_statements(sql: Any, params: Any) -> list[Statement]:
     return [Statement(statement, tuple(params or ())) for statement in statements]
 
 
-def _run_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[Result]:
-    return d1_engine.run_batch(connection, statements)
+def parsed_batch(queries: Iterable[tuple[Any, Any]]) -> list[list[Statement]]:
+    """`parsed_statements` of each. Raises InvalidRequest, SqlError, also when they are too many together."""
+    batch: list[list[Statement]] = []
+    count = 0
+    for sql, params in queries:
+        batch.append(parsed_statements(sql, params))
+        count += len(batch[-1])
+        if count > MAX_STATEMENTS:
+            raise TooManyStatements
+    return batch
+
+
+def split(sql: str) -> list[str]:
+    """The statements of one text. Raises TooManyStatements."""
+    statements = list(islice(split_statements(sql), MAX_STATEMENTS + 1))
+    if len(statements) > MAX_STATEMENTS:
+        raise TooManyStatements
+    return statements
+
+
+def _run_batch(statements: Sequence[Statement], shape: Shape, connection: sqlite3.Connection) -> Answer:
+    return d1_engine.run_batch(connection, statements, shape)
 
 
 def _unlink(path: Path) -> None:

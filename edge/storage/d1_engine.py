@@ -11,15 +11,18 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
+
+import msgspec
 
 from edge.envelope import ApiError
 from edge.lanes import transaction
+from edge.pieces import PIECE, JsonWriter, NoRoom
 
 MAX_DATABASE = 10 * 1000**3
-MAX_RESULT = 32 * 1024 * 1024
+MAX_RESULT = 32 * 1024 * 1024  # of JSON: all that the statements of one request answer
 MAX_PARAMS = 100
-BLOB_BYTE = 4  # what a byte of a blob, which is told as a list of numbers, adds to a result
 PAGE = 4096
 
 LIMITS = (
@@ -101,22 +104,50 @@ class SqlError(ApiError):
         super().__init__(400, 7500, message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Statement:
+    """`is_told` is false where nobody wants its answer."""
+
     sql: str
     params: tuple[Any, ...] = ()
+    is_told: bool = True
+
+
+class Shape(Enum):
+    """How rows are told: an object each, lists beside the columns' names, or not at all."""
+
+    OBJECTS = "ARRAY_OF_OBJECTS"
+    ARRAYS = "ROWS_AND_COLUMNS"
+    NONE = "NONE"
+
+
+class Timings(msgspec.Struct, frozen=True):
+    sql_duration_ms: float
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What D1 says of one statement; durations in milliseconds."""
+
+    served_by: str = "edge"
+    served_by_region: str = "WEUR"
+    served_by_primary: bool = True
+    duration: float
+    timings: Timings
+    changes: int
+    last_row_id: int
+    changed_db: bool
+    size_after: int
+    # SQLite counts rows only for callers in C: what was returned or changed is the least that was read.
+    rows_read: int
+    rows_written: int
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one statement gave. Blobs are lists of bytes; `meta` is D1's, durations in milliseconds."""
+class Answer:
+    """`told` is the JSON of the statements' answers, commas between them, in pieces; `metas` are those of all statements."""
 
-    columns: list[str]
-    rows: list[list[Any]]
-    meta: dict[str, Any]
-
-    def objects(self) -> list[dict[str, Any]]:
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+    told: list[bytes]
+    metas: list[Meta]
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -131,18 +162,23 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.text_factory = lambda raw: raw.decode(errors="replace")
 
 
-def run_batch(connection: sqlite3.Connection, statements: Sequence[Statement]) -> list[Result]:
+def run_batch(connection: sqlite3.Connection, statements: Sequence[Statement], shape: Shape) -> Answer:
     """Run the statements as one transaction: all of them, or none. Raises SqlError, and lets an interrupt through."""
     guard = Guard()
-    room = MAX_RESULT
+    writer = JsonWriter(MAX_RESULT)
+    metas: list[Meta] = []
     try:
         with transaction(connection):
-            results = []
+            told = 0
             for statement in statements:
-                result, size = _run(connection, statement, guard, room)
-                room -= size
-                results.append(result)
-        return results
+                if statement.is_told and told:
+                    writer.raw(b",")
+                told += statement.is_told
+                metas.append(_run(connection, statement, guard, shape, writer))
+            pieces = writer.finish()
+        return Answer(pieces, metas)
+    except NoRoom as exc:
+        raise SqlError(f"the result is larger than {MAX_RESULT} bytes; use LIMIT") from exc
     except sqlite3.Error as exc:
         if getattr(exc, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
             raise
@@ -181,7 +217,9 @@ class Guard:
         return not first.startswith(RESERVED_PREFIX)
 
 
-def _run(connection: sqlite3.Connection, statement: Statement, guard: Guard, room: int) -> tuple[Result, int]:
+def _run(
+    connection: sqlite3.Connection, statement: Statement, guard: Guard, shape: Shape, writer: JsonWriter
+) -> Meta:
     started = time.perf_counter()
     changes_before = connection.total_changes
     guard.changes_schema = False
@@ -197,47 +235,86 @@ def _run(connection: sqlite3.Connection, statement: Statement, guard: Guard, roo
         raise SqlError(f"the statement or a parameter cannot be stored: {exc}") from exc
     finally:
         connection.set_authorizer(None)
-    rows, size = _fetch(cursor, room)
+    if statement.is_told:
+        writer.raw(b"{")
+        rows = _tell(cursor, shape, writer)
+    else:
+        rows = _count(cursor)
     duration_ms = (time.perf_counter() - started) * 1000
     changes = connection.total_changes - changes_before
-    columns = [column[0] for column in cursor.description] if cursor.description else []
     last_row_id = cursor.lastrowid or 0
     cursor.close()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    meta = {
-        "served_by": "edge",
-        "served_by_region": "WEUR",
-        "served_by_primary": True,
-        "duration": duration_ms,
-        "timings": {"sql_duration_ms": duration_ms},
-        "changes": changes,
-        "last_row_id": last_row_id,
-        "changed_db": changes > 0 or guard.changes_schema,
-        "size_after": pages * PAGE,
-        # SQLite counts rows only for callers in C: what was returned or changed is the least that was read.
-        "rows_read": max(len(rows), changes),
-        "rows_written": changes,
-    }
-    return Result(columns, rows, meta), size
+    meta = Meta(
+        duration=duration_ms,
+        timings=Timings(duration_ms),
+        changes=changes,
+        last_row_id=last_row_id,
+        changed_db=changes > 0 or guard.changes_schema,
+        size_after=pages * PAGE,
+        rows_read=max(rows, changes),
+        rows_written=changes,
+    )
+    if statement.is_told:
+        writer.raw(b'"success":true,"meta":')
+        writer.value(meta)
+        writer.raw(b"}")
+    return meta
 
 
-def _fetch(cursor: sqlite3.Cursor, room: int) -> tuple[list[list[Any]], int]:
-    rows: list[list[Any]] = []
-    size = 0
-    # Row by row, and measured before a blob is taken apart: a customer decides how large a row is.
+def _tell(cursor: sqlite3.Cursor, shape: Shape, writer: JsonWriter) -> int:
+    """Write the member `results`; how many rows there were. Row by row: a customer decides how large one is, and how many."""
+    columns = [column[0] for column in cursor.description] if cursor.description else []
+    if shape is Shape.NONE:
+        return _count(cursor)
+    if shape is Shape.OBJECTS:
+        writer.raw(b'"results":[')
+    else:
+        writer.raw(b'"results":{"columns":')
+        writer.value(columns)
+        writer.raw(b',"rows":[')
+    rows = 0
     for row in cursor:
-        size += sum(_weight(value) for value in row)
-        if size > room:
-            raise SqlError(f"the result is larger than {MAX_RESULT} bytes; use LIMIT")
-        rows.append([list(value) if isinstance(value, bytes) else value for value in row])
-    return rows, size
+        if rows:
+            writer.raw(b",")
+        rows += 1
+        value = dict(zip(columns, row, strict=True)) if shape is Shape.OBJECTS else row
+        if _is_plain(row):
+            writer.value(value)
+        else:
+            _tell_large(value, writer)
+    writer.raw(b"]," if shape is Shape.OBJECTS else b"]},")
+    return rows
 
 
-def _weight(value: Any) -> int:
-    """Bytes of the answer, about."""
-    if isinstance(value, bytes):
-        return BLOB_BYTE * len(value)
-    return len(value) if isinstance(value, str) else 8
+def _is_plain(row: Sequence[Any]) -> bool:
+    """Whether a row can be encoded at once: no blob, which is told as numbers, and no long text."""
+    kinds = {*map(type, row)}
+    if bytes in kinds:
+        return False
+    return str not in kinds or sum(len(value) for value in row if type(value) is str) <= PIECE
+
+
+def _tell_large(row: dict[str, Any] | Sequence[Any], writer: JsonWriter) -> None:
+    is_object = isinstance(row, dict)
+    separator = b"{" if is_object else b"["
+    for name, value in row.items() if isinstance(row, dict) else enumerate(row):
+        writer.raw(separator)
+        separator = b","
+        if is_object:
+            writer.value(name)
+            writer.raw(b":")
+        if isinstance(value, bytes):
+            writer.numbers(value)
+        elif isinstance(value, str):
+            writer.text(value)
+        else:
+            writer.value(value)
+    writer.raw(b"}" if is_object else b"]")
+
+
+def _count(cursor: sqlite3.Cursor) -> int:
+    return sum(1 for _ in cursor)
 
 
 def _bindable(params: Sequence[Any]) -> list[Any]:

@@ -21,12 +21,8 @@ TOKEN = re.compile(
 LEADING_WORDS = 6
 
 
-def split_statements(sql: str) -> list[str]:
+def split_statements(sql: str) -> Iterator[str]:
     """The statements of `sql`, in order, without their semicolons; comments alone are none."""
-    return list(_split(sql))
-
-
-def _split(sql: str) -> Iterator[str]:
     start = 0
     words: list[str] = []
     before, last = "", ""

@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
+T = TypeVar("T")
 ACCOUNT_A = "a" * 31 + "1"
 ACCOUNT_B = "b" * 31 + "2"
 START_TIMEOUT_S = 20.0
@@ -108,6 +111,41 @@ class EdgeClient(httpx.Client):
 
     def create_d1(self, name: str | None = None) -> str:
         return str(result(self.post("/d1/database", json={"name": name or unique("db")}))["uuid"])
+
+
+class Neighbours:
+    """Other customers of an edge, who ask it small things all the time while one asks something large."""
+
+    def __init__(self, edge: EdgeProcess) -> None:
+        self._edge = edge
+        self.took_s = 0.0
+        self.longest_s = 0.0
+        self.grown_mb = 0
+
+    def while_running(self, work: Callable[[], T]) -> T:
+        """What `work` returns; how long it took, how long a neighbour waited at most, what memory the edge needed at most."""
+        before = peak_mb(self._edge)
+        with self._edge.client() as api, ThreadPoolExecutor(1) as pool:
+            url = f"/d1/database/{api.create_d1()}/query"
+            result(api.post(url, json={"sql": "SELECT 1"}))
+            began = time.monotonic()
+            running = pool.submit(work)
+            while not running.done():
+                asked = time.monotonic()
+                assert api.get(f"{self._edge.url}/healthz").status_code == 200
+                answered = time.monotonic()
+                result(api.post(url, json={"sql": "SELECT 1"}))
+                self.longest_s = max(self.longest_s, answered - asked, time.monotonic() - answered)
+            self.took_s = time.monotonic() - began
+        self.grown_mb = peak_mb(self._edge) - before
+        return running.result()
+
+
+def peak_mb(edge: EdgeProcess) -> int:
+    """The most memory the edge ever had."""
+    assert edge.process is not None
+    status = Path(f"/proc/{edge.process.pid}/status").read_text()
+    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def unique(prefix: str) -> str:

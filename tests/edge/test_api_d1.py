@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.edge.harness import EdgeClient, EdgeProcess, error, result, unique
+from tests.edge.harness import EdgeClient, EdgeProcess, Neighbours, error, peak_mb, result, unique
 
 pytestmark = pytest.mark.acceptance("S4.11")
 ENDLESS = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r) SELECT count(*) FROM r"
+
+MILLION = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<1000000) SELECT i FROM r"
 
 
 class Database:
@@ -236,10 +237,48 @@ def test_a_result_is_measured_before_it_is_held(edge: EdgeProcess, database: Dat
     assert peak_mb(edge) - before < 200
 
 
-def peak_mb(edge: EdgeProcess) -> int:
-    assert edge.process is not None
-    status = Path(f"/proc/{edge.process.pid}/status").read_text()
-    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+@pytest.mark.parametrize("path", ["query", "raw"])
+def test_a_million_short_rows_take_little_memory_and_hold_up_nobody(own_edge, path: str):
+    edge = own_edge("--rate-limit", "0")
+    with edge.client(timeout_s=120) as api:
+        url, neighbours = f"{Database(api).url}/{path}", Neighbours(edge)
+
+        def ask() -> int:
+            # Read, and not taken apart: that would hold up the neighbours, who live in this process too.
+            with api.stream("POST", url, json={"sql": MILLION}) as answer:
+                assert answer.status_code == 200
+                return sum(map(len, answer.iter_raw()))
+
+        assert neighbours.while_running(ask) > 8_000_000
+        assert neighbours.grown_mb < 100
+        assert neighbours.longest_s < neighbours.took_s / 3
+
+
+def test_values_that_are_nothing_count_with_their_columns_names(own_edge):
+    edge = own_edge("--rate-limit", "0")
+    with edge.client(timeout_s=120) as api:
+        database, neighbours = Database(api), Neighbours(edge)
+        columns = ", ".join(f"'' AS column_{number}" for number in range(50))
+        sql = MILLION.replace("SELECT i FROM", f"SELECT {columns} FROM")
+        assert "LIMIT" in neighbours.while_running(lambda: database.refused(sql))
+        assert neighbours.grown_mb < 100
+
+
+def test_long_values_are_told_whole_in_both_shapes(database: Database):
+    sql = "SELECT ?1 AS t, ?2 AS b, 1.5 AS f, NULL AS n, 'second' AS t"
+    text, blob = 'é"\\\x01🪣' * 60_000, list(bytes(range(256)) * 300)
+    assert database.rows(sql, text, blob) == [{"t": "second", "b": blob, "f": 1.5, "n": None}]
+    answer = database.api.post(f"{database.url}/raw", json={"sql": sql, "params": [text, blob]})
+    assert result(answer)[0]["results"] == {
+        "columns": ["t", "b", "f", "n", "t"],
+        "rows": [[text, blob, 1.5, None, "second"]],
+    }
+
+
+def test_more_statements_than_a_request_may_have_are_refused(database: Database):
+    assert "at most" in database.refused("SELECT 1;" * 60_000)
+    batch = [{"sql": "SELECT 1;" * 1000}] * 60
+    assert error(database.api.post(f"{database.url}/query", json={"batch": batch}), 400) == 7500
 
 
 def test_a_long_text_holds_up_nobody_while_it_is_taken_apart(

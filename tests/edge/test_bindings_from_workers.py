@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.harness import ACCOUNT_B, EdgeClient, EdgeProcess, error, result
+from tests.edge.harness import ACCOUNT_B, EdgeClient, EdgeProcess, Neighbours, error, result
 from tests.edge.scripts import WORKERS, Stage, multipart
 
 STORAGE = (WORKERS / "storage.js").read_text()
@@ -209,6 +209,18 @@ def test_d1_fails_in_the_words_a_worker_would_see_and_undoes_the_batch(play: Sce
     assert found["execDone"] == [1, 2]
     assert found["attach"] == "D1_ERROR: not authorized: SQLITE_AUTH"
     assert found["unbound"] == "D1_ERROR: Wrong number of parameter bindings for SQL query."
+
+
+def test_a_large_result_for_one_worker_takes_little_memory_and_holds_up_nobody(own_edge):
+    edge = own_edge("--rate-limit", "0")
+    with edge.client() as api:
+        play, neighbours = Scenarios(Stage(edge, api)), Neighbours(edge)
+        found = neighbours.while_running(lambda: play("d1Large"))
+    assert found["all"] == [300_000, {"i": 300_000, "a": ""}]
+    assert found["raw"] == [300_000, [300_000, ""]]
+    assert "LIMIT" in found["tooLarge"]
+    assert neighbours.grown_mb < 100
+    assert neighbours.longest_s < neighbours.took_s / 3
 
 
 @pytest.mark.acceptance("S4.5")

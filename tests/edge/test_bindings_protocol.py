@@ -18,7 +18,7 @@ from edge.ratelimit import RateLimiter
 from edge.state import State
 from edge.storage import Storage
 from edge.storage.d1 import NoSuchDatabase
-from edge.storage.d1_engine import Statement
+from edge.storage.d1_engine import Shape, Statement
 from edge.storage.kv_rules import NoSuchNamespace
 from edge.storage.r2_rules import Attributes, NoSuchBucket
 from tests.edge.harness import ACCOUNT_A, ACCOUNT_B
@@ -101,7 +101,7 @@ async def test_a_granted_resource_of_another_account_is_not_there_either(door: D
     with pytest.raises(NoSuchBucket):
         await storage.r2.list_objects(ACCOUNT_A, bucket)
     with pytest.raises(NoSuchDatabase):
-        await storage.d1.query(ACCOUNT_A, database, [Statement("SELECT 1")])
+        await storage.d1.query(ACCOUNT_A, database, [Statement("SELECT 1")], Shape.NONE)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,18 @@ const scenarios = {
     return seen;
   },
 
+  async d1Large({ DB }) {
+    const rows = (n, columns) => DB.prepare(
+      `WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<${n}) SELECT ${columns} FROM r`);
+    const all = (await rows(300000, "i, '' AS a").all()).results;
+    const seen = { all: [all.length, all[299999]] };
+    all.length = 0;
+    const raw = await rows(300000, "i, '' AS a").raw();
+    seen.raw = [raw.length, raw[299999]];
+    seen.tooLarge = await failure(rows(1000000, Array(50).fill("''").join()).raw());
+    return seen;
+  },
+
   async d1Slow({ DB }) {
     return failure(DB.prepare(
       "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r) SELECT count(*) FROM r").all());
