@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from edge.reading import NotJson, decoded
+
 T = TypeVar("T")
 MAX_JSON_BODY = 10 * 1024 * 1024
 
@@ -129,8 +131,8 @@ async def json_body(request: web.Request, *, limit: int = MAX_JSON_BODY, code: i
     """The body as JSON, whatever content type it claims: clients send text/plain. Raises BadRequest, 413."""
     body = await read_body(request, limit=limit)
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        return await decoded(body)
+    except NotJson as exc:
         raise BadRequest("The request body is not valid JSON.", code) from exc
 
 
@@ -143,12 +145,11 @@ async def json_object(
     return body
 
 
-async def read_body(request: web.Request, *, limit: int) -> bytes:
+async def read_body(request: web.Request, *, limit: int) -> bytearray:
     """The whole body, at most `limit` bytes. Raises ApiError 413."""
-    parts, size = [], 0
+    body = bytearray()
     async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
+        if len(body) + len(chunk) > limit:
             raise ApiError(413, 10027, f"The request body is larger than {limit} bytes.")
-        parts.append(chunk)
-    return b"".join(parts)
+        body += chunk
+    return body

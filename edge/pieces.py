@@ -6,6 +6,7 @@ PIECE bytes, and the event loop has its turn in between.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 PIECE = 64 * 1024
+SUCCESS_BEGINS, SUCCESS_ENDS = b'{"result":', b',"success":true,"errors":[],"messages":[]}'
 ENCODER = msgspec.json.Encoder()
 
 
@@ -49,6 +51,16 @@ class JsonWriter:
             self.raw(ENCODER.encode(text[start : start + PIECE])[1:-1])
         return self.raw(b'"')
 
+    def utf8(self, text: bytes) -> None:
+        """A text of any length that is still encoded. Raises UnicodeDecodeError."""
+        self._expect(len(text))
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        self.raw(b'"')
+        for start in range(0, len(text), PIECE):
+            self.raw(ENCODER.encode(decoder.decode(text[start : start + PIECE]))[1:-1])
+        decoder.decode(b"", final=True)
+        self.raw(b'"')
+
     def numbers(self, blob: bytes) -> None:
         """The bytes of a blob of any length, as a list of numbers."""
         self._expect(2 * len(blob))
@@ -76,6 +88,11 @@ class JsonWriter:
         if self._buffer:
             self._pieces.append(bytes(self._buffer))
             self._buffer.clear()
+
+
+async def send_success(request: web.Request, result: Sequence[bytes]) -> web.StreamResponse:
+    """`send_json` of a result in Cloudflare's envelope."""
+    return await send_json(request, [SUCCESS_BEGINS, *result, SUCCESS_ENDS])
 
 
 async def send_json(

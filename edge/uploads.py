@@ -18,10 +18,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from edge.reading import NotJson, decoded
 from edge.runtime.capnp import ENTRY_NAME, MODULE_KINDS
 from edge.scripts.errors import InvalidUpload, UploadTooLarge
 from edge.scripts.model import Module
@@ -59,7 +59,7 @@ async def receive_upload(
         try:
             async for part in _parts(await request.multipart()):
                 if part.name == metadata_part:
-                    metadata = _parse_metadata(await _small(part, MAX_METADATA))
+                    metadata = await _parse_metadata(await _small(part, MAX_METADATA))
                     continue
                 if len(modules) >= MAX_PARTS:
                     raise InvalidUpload(f"An upload has at most {MAX_PARTS} modules.")
@@ -110,10 +110,10 @@ async def _small(part: BodyPartReader, limit: int) -> bytes:
     return bytes(collected)
 
 
-def _parse_metadata(raw: bytes) -> dict[str, Any]:
+async def _parse_metadata(raw: bytes) -> dict[str, Any]:
     try:
-        metadata = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        metadata = await decoded(raw)
+    except NotJson as exc:
         raise InvalidUpload("The metadata is not valid JSON.") from exc
     if not isinstance(metadata, dict):
         raise InvalidUpload("The metadata must be a JSON object.")

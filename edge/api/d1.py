@@ -9,13 +9,12 @@ from aiohttp import web
 
 from edge.container import Edge
 from edge.envelope import json_object, page_of, success
-from edge.pieces import send_json
+from edge.pieces import send_success
 from edge.routes import ACCOUNT, Route, account_of
 from edge.storage.d1 import READ_AT_ONCE, Database, InvalidRequest, parsed_batch, parsed_statements
 from edge.storage.d1_engine import Shape, Statement
 
 MAX_BATCH = 500
-SUCCESS_BEGINS, SUCCESS_ENDS = b'{"result":[', b'],"success":true,"errors":[],"messages":[]}'
 
 
 async def create(request: web.Request, edge: Edge) -> web.Response:
@@ -61,7 +60,7 @@ async def _run(request: web.Request, edge: Edge, shape: Shape) -> web.StreamResp
     length = request.content_length or READ_AT_ONCE + 1
     statements = await store.take_apart(account, database_id, length, lambda: _statements(body))
     answer = await store.query(account, database_id, statements, shape)
-    return await send_json(request, [SUCCESS_BEGINS, *answer.told, SUCCESS_ENDS])
+    return await send_success(request, [b"[", *answer.told, b"]"])
 
 
 def _statements(body: dict[str, Any]) -> list[Statement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,7 +11,10 @@ from aiohttp import BodyPartReader, web
 
 from edge.container import Edge
 from edge.envelope import ApiError, integer, json_body, json_object, page_of, success
+from edge.pieces import JsonWriter, send_success
+from edge.reading import NotJson, decode
 from edge.routes import ACCOUNT, Route, account_of, raw_tail
+from edge.storage.blobs import in_file_thread
 from edge.storage.kv import Entry, Namespace
 from edge.storage.kv_rules import (
     MAX_BULK,
@@ -19,12 +23,14 @@ from edge.storage.kv_rules import (
     InvalidEntry,
     InvalidKey,
     checked_expiry,
+    checked_key,
     checked_metadata,
     checked_puts,
 )
 
 MAX_BULK_BODY = 100 * 1024 * 1024
 MAX_BULK_GET_BYTES = 25 * 1024 * 1024
+MAX_BULK_GET_JSON = 8 * MAX_BULK_GET_BYTES
 CHUNK = 256 * 1024
 
 
@@ -129,7 +135,8 @@ async def list_keys(request: web.Request, edge: Edge) -> web.Response:
 
 
 async def put_bulk(request: web.Request, edge: Edge) -> web.Response:
-    puts = checked_puts(await json_body(request, limit=MAX_BULK_BODY))
+    body = await json_body(request, limit=MAX_BULK_BODY)
+    puts = await in_file_thread(partial(checked_puts, body))
     await edge.storage.kv.put_bulk(account_of(request), _namespace_id(request), puts)
     return success({"successful_key_count": len(puts), "unsuccessful_keys": []})
 
@@ -142,46 +149,60 @@ async def delete_bulk(request: web.Request, edge: Edge) -> web.Response:
     return success({"successful_key_count": len(keys), "unsuccessful_keys": []})
 
 
-async def get_bulk(request: web.Request, edge: Edge) -> web.Response:
+async def get_bulk(request: web.Request, edge: Edge) -> web.StreamResponse:
     body = await json_object(request)
     values = await read_bulk(edge, account_of(request), _namespace_id(request), body, with_expiry=True)
-    return success({"values": values})
+    return await send_success(request, [b'{"values":', *values, b"}"])
 
 
 async def read_bulk(
     edge: Edge, account: str, namespace_id: str, body: dict[str, Any], *, with_expiry: bool
-) -> dict[str, Any]:
-    """Many keys at once: `{keys, type: text|json, withMetadata}`. A key that is not there is null."""
+) -> list[bytes]:
+    """Many keys at once: `{keys, type: text|json, withMetadata}`. An object of values, in pieces; a key that is not there is null."""
     keys, kind = body.get("keys"), body.get("type", "text")
     if not isinstance(keys, list) or not 1 <= len(keys) <= MAX_BULK_GET:
         raise InvalidKey(f"a bulk get is a list of 1 to {MAX_BULK_GET} keys")
     if kind not in ("text", "json"):
         raise InvalidEntry('"type" must be "text" or "json"')
-    values: dict[str, Any] = {}
+    writer = JsonWriter(MAX_BULK_GET_JSON)
+    names = {checked_key(key): key for key in keys}.values()
     size = 0
-    for key in keys:
-        found = await edge.storage.kv.find(account, namespace_id, key)
-        values[key] = None
-        if found is None:
-            continue
-        entry, value = found
-        size += len(value)
+    for number, name in enumerate(names):
+        found = await edge.storage.kv.find(account, namespace_id, name)
+        size += len(found[1]) if found else 0
         if size > MAX_BULK_GET_BYTES:
             raise ApiError(
                 413, 10047, f"Total size of request exceeds the limit of {MAX_BULK_GET_BYTES} bytes"
             )
-        values[key] = _typed(value, kind)
+        writer.raw(b"," if number else b"{")
+        writer.value(name)
+        writer.raw(b":")
+        if found is None:
+            writer.raw(b"null")
+            continue
+        entry, value = found
+        tell = partial(_tell, writer, value, kind)
         if body.get("withMetadata"):
-            values[key] = {"value": values[key], "metadata": _decoded(entry.metadata)}
+            writer.raw(b'{"value":')
+            await in_file_thread(tell)
+            rest = {"metadata": _decoded(entry.metadata)}
             if with_expiry and entry.expires_at is not None:
-                values[key]["expiration"] = entry.expires_at
-    return values
+                rest["expiration"] = entry.expires_at
+            writer.raw(b"," + msgspec.json.encode(rest)[1:])
+        else:
+            await in_file_thread(tell)
+    writer.raw(b"}")
+    return writer.finish()
 
 
-def _typed(value: bytes, kind: str) -> Any:
+def _tell(writer: JsonWriter, value: bytes, kind: str) -> None:
     try:
-        return msgspec.json.decode(value) if kind == "json" else value.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        if kind == "json":
+            decode(value)
+            writer.raw(value)
+        else:
+            writer.utf8(value)
+    except (NotJson, UnicodeDecodeError) as exc:
         raise InvalidEntry(f"at least one of the requested keys holds a value that is not {kind}") from exc
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import MultipartWriter, web
+from aiohttp import MultipartWriter, Payload, web
+from aiohttp.abc import AbstractStreamWriter
 
 from edge.container import Edge
 from edge.envelope import BadRequest, json_body, json_object, success
@@ -26,7 +27,8 @@ from edge.scripts.metadata import (
     checked_tags,
     draft,
 )
-from edge.scripts.model import Script, ScriptKey
+from edge.scripts.model import Module, Script, ScriptKey
+from edge.scripts.modules import ModuleFiles
 from edge.uploads import receive_upload
 
 ACCOUNT_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,62}")
@@ -80,15 +82,34 @@ async def content(request: web.Request, edge: Edge) -> web.StreamResponse:
     try:
         writer = MultipartWriter("form-data")
         for module in script.version.modules:
-            part = writer.append(
-                files.path(module.digest).read_bytes(),
-                {"content-type": module.content_type},
-            )
+            part = writer.append_payload(StoredModule(files, module))
             part.set_content_disposition("form-data", name=module.name, filename=module.name)
         headers = {"cf-entrypoint": script.version.main_module, "etag": f'"{script.version.etag}"'}
-        return web.Response(body=writer, headers=headers)
+        response = web.Response(body=writer, headers=headers)
+        await response.prepare(request)
+        await response.write_eof()
+        return response
     finally:
         files.unpin(module.digest for module in script.version.modules)
+
+
+class StoredModule(Payload):
+    """A module as a part of an answer, read while it is sent."""
+
+    _autoclose = True
+
+    def __init__(self, files: ModuleFiles, module: Module) -> None:
+        super().__init__(module, content_type=module.content_type)
+        self._files = files
+        self._module = module
+        self._size = module.size
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a stored module is only sent")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        async for chunk in self._files.read(self._module.digest):
+            await writer.write(chunk)
 
 
 def script_view(script: Script) -> dict[str, Any]:

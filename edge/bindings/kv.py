@@ -14,6 +14,7 @@ from aiohttp import web
 from edge.api.kv import read_bulk
 from edge.container import Edge
 from edge.envelope import ApiError, json_object, json_response
+from edge.pieces import send_json
 from edge.storage.kv import Entry
 from edge.storage.kv_rules import (
     MAX_LIST,
@@ -42,7 +43,8 @@ async def _answer(request: web.Request, edge: Edge, account: str, namespace_id: 
             return await _list(request, edge, account, namespace_id)
         case "POST", "bulk/get":
             body = await json_object(request)
-            return json_response(await read_bulk(edge, account, namespace_id, body, with_expiry=False))
+            values = await read_bulk(edge, account, namespace_id, body, with_expiry=False)
+            return await send_json(request, values)
         case "GET", _:
             return await _get(request, edge, account, namespace_id, _key(path))
         case "PUT", _:

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from edge.container import Edge
 from edge.envelope import ApiError
+from edge.reading import NotJson, decoded
 from edge.storage import r2_multipart
 from edge.storage.r2_rules import (
     MAX_LIST,
@@ -45,7 +46,11 @@ async def answer(request: web.Request, edge: Edge, account: str, bucket: str) ->
     try:
         if request.method == "GET":
             return await _read(
-                request, edge, account, bucket, _decoded(request.headers.get(REQUEST_HEADER, ""))
+                request,
+                edge,
+                account,
+                bucket,
+                await _decoded(request.headers.get(REQUEST_HEADER, "").encode()),
             )
         if request.method == "PUT":
             return await _write(request, edge, account, bucket, await _leading_json(request))
@@ -244,10 +249,10 @@ def _objects(asked: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return value
 
 
-def _decoded(text: str | bytes) -> dict[str, Any]:
+async def _decoded(text: bytes) -> dict[str, Any]:
     try:
-        asked = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as exc:
+        asked = await decoded(text)
+    except NotJson as exc:
         raise InvalidArgument("Metadata missing or invalid") from exc
     if not isinstance(asked, dict):
         raise InvalidArgument("Metadata missing or invalid")
@@ -259,7 +264,7 @@ async def _leading_json(request: web.Request) -> dict[str, Any]:
     if not size.isdigit() or int(size) > MAX_REQUEST:
         raise InvalidArgument("Metadata missing or invalid")
     try:
-        return _decoded(await request.content.readexactly(int(size)))
+        return await _decoded(await request.content.readexactly(int(size)))
     except IncompleteReadError as exc:
         raise InvalidArgument("Metadata missing or invalid") from exc
 

@@ -12,11 +12,13 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 READABLE = 0o444
+WRITE_AT = 1024 * 1024
+READ_AT = 256 * 1024
 
 
 class TooLarge(Exception):
@@ -36,23 +38,41 @@ class ModuleFiles:
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> tuple[str, int]:
         """Store a stream; its digest, pinned for the caller, who must `unpin` it, and its size. Raises TooLarge."""
-        partial = self._directory / f"partial-{secrets.token_hex(8)}"
+        aside = self._directory / f"partial-{secrets.token_hex(8)}"
         sha, size = hashlib.sha256(), 0
+        buffer = bytearray()
+
+        def write() -> None:
+            sha.update(buffer)
+            with aside.open("ab", buffering=0) as file:
+                file.write(buffer)
+
         try:
-            with partial.open("xb", buffering=0) as file:
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if size > limit:
-                        raise TooLarge(f"more than {limit} bytes")
-                    sha.update(chunk)
-                    file.write(chunk)
-                os.fchmod(file.fileno(), READABLE)
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"more than {limit} bytes")
+                buffer += chunk
+                if len(buffer) >= WRITE_AT:
+                    await _finished(write)
+                    buffer.clear()
+            await _finished(write)
+            aside.chmod(READABLE)
             digest = sha.hexdigest()
             self._pins[digest] += 1
-            partial.replace(self.path(digest))
+            aside.replace(self.path(digest))
         finally:
-            partial.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
         return digest, size
+
+    async def read(self, digest: str) -> AsyncIterator[bytes]:
+        """The bytes of a module, in chunks. Pin it while reading."""
+        file = await asyncio.to_thread(self.path(digest).open, "rb")
+        try:
+            while chunk := await asyncio.to_thread(file.read, READ_AT):
+                yield chunk
+        finally:
+            file.close()
 
     async def settle(self, digests: Iterable[str]) -> None:
         """Returns when the files are on the disk to stay; before that no row may name them."""
@@ -97,3 +117,13 @@ def _sync(paths: list[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+async def _finished(work: Callable[[], None]) -> None:
+    """Do it in a thread. Who is cancelled meanwhile goes on only when it is done: what it uses is theirs again then."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise

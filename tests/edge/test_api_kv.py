@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import time
 from urllib.parse import quote
 
 import pytest
 
-from tests.edge.harness import EdgeClient, error, result, unique
+from tests.edge.harness import EdgeClient, EdgeProcess, Neighbours, error, result, unique
 
 NAMESPACES = "/storage/kv/namespaces"
 pytestmark = pytest.mark.acceptance("S4.9")
@@ -214,6 +215,30 @@ def test_a_bulk_write_with_one_bad_entry_writes_none(api: EdgeClient, namespace:
     good = [{"key": "good", "value": "1"}]
     error(api.put(f"{namespace}/bulk", json=good + entries if isinstance(entries, list) else entries), 400)
     assert result(api.get(f"{namespace}/keys")) == []
+
+
+def test_a_large_bulk_write_and_read_hold_up_nobody(edge: EdgeProcess, namespace: str):
+    values = {f"k{number}": os.urandom(6000) for number in range(2000)}
+    entries = [
+        {"key": key, "value": base64.b64encode(value).decode(), "base64": True}
+        for key, value in values.items()
+    ]
+    body = json.dumps([*entries, {"key": "one", "value": "é" * 5_000_000}])
+    writing, reading = Neighbours(edge), Neighbours(edge)
+    with edge.client(timeout_s=120) as api:
+        written = writing.while_running(lambda: api.put(f"{namespace}/bulk", content=body))
+        assert result(written)["successful_key_count"] == 2001
+        read = reading.while_running(lambda: api.post(f"{namespace}/bulk/get", json={"keys": ["one"]}))
+        assert result(read)["values"] == {"one": "é" * 5_000_000}
+        assert api.get(f"{namespace}/values/k1999").content == values["k1999"]
+    assert writing.longest_s < writing.took_s / 3
+
+
+def test_a_body_of_millions_of_lists_is_refused_and_holds_up_nobody(edge: EdgeProcess, namespace: str):
+    body, neighbours = b"[" + b",".join([b"[]"] * 5_000_000) + b"]", Neighbours(edge)
+    with edge.client(timeout_s=120) as api:
+        error(neighbours.while_running(lambda: api.put(f"{namespace}/bulk", content=body)), 400)
+    assert neighbours.longest_s < neighbours.took_s / 3
 
 
 @pytest.mark.acceptance("S4.5", "S4.31")

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from tests.edge.harness import EdgeClient, EdgeProcess, error, result, unique
+from tests.edge.harness import EdgeClient, EdgeProcess, Neighbours, error, result, unique
 from tests.edge.scripts import ESM, EVERYTHING, OBJECTS, Stage, multipart
 
 HELLO = "export default { fetch() { return new Response('hello') } }"
@@ -139,6 +139,23 @@ def test_settings_are_read_and_patched(stage: Stage) -> None:
     assert {binding["name"] for binding in patched["bindings"]} == {"MODE", "TOKEN"}
     assert stage.call(name, "/var?name=MODE").json() == "new"
     assert stage.call(name, "/var?name=TOKEN").json() == "kept"
+
+
+def test_large_modules_come_and_go_without_being_held_or_holding_up_anybody(own_edge) -> None:
+    edge, size = own_edge("--rate-limit", "0"), 32 * 1024 * 1024
+    with edge.client(timeout_s=120) as api:
+        stage, name = Stage(edge, api), unique("script")
+        files = multipart(HELLO, {}, {"large.bin": ("application/octet-stream", bytes(size))})
+        coming, going = Neighbours(edge), Neighbours(edge)
+        result(coming.while_running(lambda: api.put(f"{stage.path}/{name}", files=files)))
+
+        def read() -> int:
+            with api.stream("GET", f"{stage.path}/{name}/content") as answer:
+                return sum(map(len, answer.iter_raw()))
+
+        assert going.while_running(read) > size
+        assert coming.grown_mb + going.grown_mb < 25
+        assert coming.longest_s < coming.took_s / 2
 
 
 def test_content_gives_the_modules_back(stage: Stage) -> None:

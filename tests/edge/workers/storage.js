@@ -200,11 +200,12 @@ const scenarios = {
   async d1Large({ DB }) {
     const rows = (n, columns) => DB.prepare(
       `WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<${n}) SELECT ${columns} FROM r`);
-    const all = (await rows(300000, "i, '' AS a").all()).results;
-    const seen = { all: [all.length, all[299999]] };
+    const all = (await rows(100000, "i, '' AS a").all()).results;
+    const seen = { all: [all.length, all[99999]] };
     all.length = 0;
-    const raw = await rows(300000, "i, '' AS a").raw();
-    seen.raw = [raw.length, raw[299999]];
+    const raw = await rows(100000, "i, '' AS a").raw();
+    seen.raw = [raw.length, raw[99999]];
+    seen.tooMany = await failure(DB.batch(Array(60000).fill(DB.prepare("SELECT 1"))));
     seen.tooLarge = await failure(rows(1000000, Array(50).fill("''").join()).raw());
     return seen;
   },
