@@ -7,11 +7,15 @@ traceback and leaves as 500, code 10013.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -23,17 +27,19 @@ from edge.config import Config
 from edge.container import Edge
 from edge.envelope import ApiError, failure, json_body, json_response
 from edge.faults import Faults, drop_connection, hold_answer
-from edge.lanes import Lanes
+from edge.lanes import LaneError, Lanes
 from edge.ratelimit import RateLimiter
 from edge.routes import BASE, Route
 from edge.state import State
 from edge.storage import Storage
+from edge.storage.blobs import in_file_thread
 
 log = logging.getLogger(__name__)
 ROUTES: Sequence[Route] = tuple(
     route for module in (tokens, kv, r2, d1, scripts, dispatch, account_scripts) for route in module.ROUTES
 )
 MAX_HEADER = 32 * 1024
+READY_TIMEOUT_S = 5.0
 STARTED = "edge.answer_has_started"
 
 
@@ -149,11 +155,32 @@ async def healthz(_request: web.Request) -> web.Response:
 
 def readyz(edge: Edge) -> Handler:
     async def answer(_request: web.Request) -> web.Response:
-        await edge.state.row("SELECT 1")
-        readiness = {"ready": True, **edge.runtime.readiness()}
-        return json_response(readiness, status=200 if readiness["ready"] else 503)
+        checks = {
+            "state": await _holds(edge.state.row("SELECT 1")),
+            "disk": await _holds(in_file_thread(partial(_write_a_file, edge.config.data / "ready"))),
+            "runtime": edge.runtime.is_running,
+            "serving": not edge.is_stopping,
+        }
+        is_ready = all(checks.values())
+        readiness = {"ready": is_ready, "checks": checks, **edge.runtime.readiness()}
+        return json_response(readiness, status=200 if is_ready else 503)
 
     return answer
+
+
+async def _holds(proof: Awaitable[object]) -> bool:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await proof
+    except (OSError, sqlite3.Error, LaneError, TimeoutError) as exc:
+        log.warning("edge.not_ready", extra={"reason": repr(exc)})
+        return False
+    return True
+
+
+def _write_a_file(path: Path) -> None:
+    path.write_bytes(b"ready\n")
+    path.unlink(missing_ok=True)
 
 
 def add_fault_routes(app: web.Application, edge: Edge, operations: frozenset[str]) -> None:
@@ -223,4 +250,7 @@ async def serve(config: Config) -> AsyncIterator[tuple[int, int]]:
                     f"Cannot listen on {config.host}:{port} ({exc.strerror}); choose another {flag}."
                 ) from exc
             ports.append(int(runner.addresses[0][1]))
-        yield ports[0], ports[1]
+        try:
+            yield ports[0], ports[1]
+        finally:
+            edge.is_stopping = True

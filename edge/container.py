@@ -21,8 +21,12 @@ class Runtime(Protocol):
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and still looks after its Workers."""
+
     def readiness(self) -> Mapping[str, Any]:
-        """For /readyz. A key `ready` that is false makes the answer 503."""
+        """What /readyz tells of it."""
 
     def workers_app(self) -> web.Application:
         """What answers on the workers port."""
@@ -37,3 +41,4 @@ class Edge:
     faults: Faults
     limiter: RateLimiter
     runtime: Runtime = field(init=False)
+    is_stopping: bool = False

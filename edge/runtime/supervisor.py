@@ -86,6 +86,10 @@ class Runtime:
         await self._egress.stop()
         os.close(self._launcher.exe_fd)
 
+    @property
+    def is_running(self) -> bool:
+        return self._watch is not None and not self._watch.done()
+
     def readiness(self) -> Mapping[str, Any]:
         processes = [process for worker in self._workers.values() for process in worker.processes]
         return {

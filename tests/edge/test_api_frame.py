@@ -98,6 +98,17 @@ def test_liveness_and_readiness_need_no_token(edge: EdgeProcess):
     assert ready.json()["ready"] is True
 
 
+def test_an_edge_that_cannot_write_is_not_ready(own_edge):
+    edge = own_edge()
+    in_the_way = edge.data / "ready"
+    in_the_way.mkdir()
+    answer = httpx.get(f"{edge.url}/readyz")
+    assert answer.status_code == 503
+    assert [name for name, holds in answer.json()["checks"].items() if not holds] == ["disk"]
+    in_the_way.rmdir()
+    assert httpx.get(f"{edge.url}/readyz").status_code == 200
+
+
 def test_the_rate_limit_shuts_a_token_out_and_says_for_how_long(own_edge):
     edge = own_edge("--rate-limit", "5", "--rate-window", "1.5")
     with edge.client(ACCOUNT_A) as api, edge.client(ACCOUNT_B) as other:

@@ -38,6 +38,23 @@ def test_an_idle_script_is_stopped_and_starts_again_on_demand(own_edge: Start) -
         assert stage.call(name, "/kept").text == "0"
 
 
+def test_an_edge_that_stops_is_not_ready_while_its_streams_end(own_edge: Start) -> None:
+    edge = own_edge("--rate-limit", "0")
+    assert edge.process is not None
+    with edge.client(ACCOUNT_A) as api, httpx.Client(trust_env=False, timeout=30) as client:
+        stage = Stage(edge, api)
+        headers = stage.headers(stage.deploy())
+        with client.stream("GET", edge.workers_url + "/events", headers=headers) as events:
+            chunks = events.iter_raw()
+            assert next(chunks)
+            edge.process.send_signal(signal.SIGTERM)
+            stopping = until(lambda: [a for a in [client.get(edge.url + "/readyz")] if a.status_code == 503])[
+                0
+            ]
+            assert stopping.json()["checks"]["serving"] is False
+    assert edge.process.wait(20) == 0
+
+
 def test_what_a_script_prints_takes_little_room_however_much_it_is(own_edge: Start) -> None:
     edge = own_edge("--rate-limit", "0")
     code = """export default { fetch() {
