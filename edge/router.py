@@ -1,6 +1,6 @@
 """How a request finds its script: by host on the workers port, or by name from a `dispatch_namespace` binding.
 
-    <script>.<first 8 digits of the account>.workers.localhost   an account's own Worker
+    <script>.<first 8 digits of the account>.workers.localhost   an account's own Worker, once it is on the subdomain
     env.DISPATCHER.get("name").fetch(…)                          a script in that namespace; nothing else reaches those
 
 What goes wrong inside the edge never looks like an answer of a script: the dispatcher sees a thrown Error, as on Cloudflare, and

@@ -106,7 +106,7 @@ class Deployer:
             tags=made.tags,
             classes=made.classes,
             migration_tag=made.migration_tag,
-            is_on_subdomain=current.is_on_subdomain if current else True,
+            is_on_subdomain=current.is_on_subdomain if current else False,
         )
         digests = {module.digest for module in script.version.modules}
         settled = asyncio.create_task(self._runtime.files.settle(digests))

@@ -74,7 +74,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """`slot` is a small number nobody else has: it names the script's directory and its user on this machine."""
+    """`slot` is a small number nobody else has: it names the script's directory and its user on this machine.
+
+    An account's own Worker has no address until `…/subdomain` gives it one, as wrangler does after an upload.
+    """
 
     account: str
     namespace: str
@@ -87,7 +90,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     classes: tuple[ObjectClass, ...] = ()
     migration_tag: str | None = None
-    is_on_subdomain: bool = True
+    is_on_subdomain: bool = False
 
     @property
     def key(self) -> ScriptKey:

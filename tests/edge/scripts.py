@@ -51,6 +51,8 @@ class Stage:
             )
         )
 
+        result(api.post(f"/workers/scripts/{self.dispatcher}/subdomain", json={"enabled": True}))
+
     @property
     def host(self) -> str:
         return f"{self.dispatcher}.{self.api.account[:8]}.workers.localhost"

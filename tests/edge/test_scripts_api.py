@@ -211,6 +211,11 @@ def test_account_scripts_and_services(edge: EdgeProcess, api: EdgeClient) -> Non
     assert error(api.get(f"/workers/scripts/{name}/settings"), 404) == 10007
     result(api.put(f"/workers/scripts/{name}", files=multipart(HELLO, {}), params={"excludeScript": "true"}))
     host = {"host": f"{name}.{api.account[:8]}.workers.localhost"}
+    assert httpx.get(edge.workers_url, headers=host).status_code == 404
+    assert result(api.get(f"/workers/workers/{name}"))["subdomain"]["enabled"] is False
+    result(api.post(f"/workers/scripts/{name}/subdomain", json={"enabled": True, "previews_enabled": True}))
+    assert httpx.get(edge.workers_url, headers=host).text == "hello"
+    result(api.put(f"/workers/scripts/{name}", files=multipart(HELLO, {})))
     assert httpx.get(edge.workers_url, headers=host).text == "hello"
     assert result(api.get(f"/workers/services/{name}"))["default_environment"]["script"]["id"] == name
     assert name in {script["id"] for script in result(api.get("/workers/scripts"))}

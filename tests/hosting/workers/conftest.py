@@ -115,4 +115,5 @@ def account(edge: PlatformEdge) -> Iterator[Account]:
             {"type": "plain_text", "name": "AUD", "text": AUDIENCE},
         ]
         cloudflare.put_account_script(DISPATCHER, upload_of(read_worker("dispatcher"), bindings=bindings))
+        cloudflare.expose_account_script(DISPATCHER)
         yield Account(cloudflare, key, edge.workers_url, edge.worker_host(DISPATCHER))
