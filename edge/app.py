@@ -214,7 +214,13 @@ async def open_edge(config: Config) -> AsyncIterator[Edge]:
         lanes = Lanes()
         lanes.start()
         stack.push_async_callback(lanes.stop)
-        storage = Storage(config.data, state, lanes, d1_timeout_s=config.d1_timeout_s)
+        storage = Storage(
+            config.data,
+            state,
+            lanes,
+            d1_timeout_s=config.d1_timeout_s,
+            kv_write_interval_s=config.kv_write_interval_s,
+        )
         await storage.start()
         edge = Edge(
             config=config,

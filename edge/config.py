@@ -44,6 +44,7 @@ class Config:
     rate_window_s: float = 300.0
     has_faults: bool = False
     d1_timeout_s: float = 30.0
+    kv_write_interval_s: float = 1.0
     allowed_hosts: frozenset[str] = frozenset()
     idle_s: float = 300.0
     recycle_mb: int = 192
@@ -70,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate-window", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument(
         "--d1-timeout", type=float, default=30.0, metavar="SECONDS", help="limit of one D1 call"
+    )
+    parser.add_argument(
+        "--kv-write-interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two writes to one KV key; 0 is no limit",
     )
     parser.add_argument(
         "--idle",
@@ -117,6 +125,8 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
     for name in ("rate_window", "d1_timeout", "idle"):
         if not 0 < getattr(flags, name) < 86400:
             raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds below a day.")
+    if not 0 <= flags.kv_write_interval < 86400:
+        raise ConfigError("--kv-write-interval must be a number of seconds below a day (0 is no limit).")
     if not flags.workerd.is_file() or not os.access(flags.workerd, os.X_OK):
         raise ConfigError(
             f"There is no workerd at {flags.workerd}: install it with `npm ci` in edge/, or name one with --workerd."
@@ -132,6 +142,7 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
         rate_window_s=flags.rate_window,
         has_faults=flags.faults,
         d1_timeout_s=flags.d1_timeout,
+        kv_write_interval_s=flags.kv_write_interval,
         allowed_hosts=parse_hosts(environ.get("EDGE_ALLOWED_HOSTS", "")),
         idle_s=flags.idle,
         recycle_mb=flags.recycle_mb,

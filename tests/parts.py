@@ -148,10 +148,10 @@ def await_ready(child: Child, part: Postgres | Redis) -> None:
 
 
 class PlatformEdge(EdgeProcess):
-    """The edge the control plane's settings point at, with faults on and no rate limit."""
+    """The edge the control plane's settings point at, with faults on and no limits on rates."""
 
     def __init__(self, parts: Parts) -> None:
-        super().__init__(parts.var / "edge", "--rate-limit", "0", "--faults")
+        super().__init__(parts.var / "edge", "--rate-limit", "0", "--kv-write-interval", "0", "--faults")
         self.api_port, self.workers_port = parts.edge_api_port, parts.edge_workers_port
         self.account_id, self.token = parts.places.cloudflare_account_id, parts.places.cloudflare_api_token
         self.tokens = {self.account_id: self.token}

@@ -14,8 +14,10 @@ from edge.storage.r2 import R2Store
 class Storage:
     """The three stores. `start` once, before anything is asked of them."""
 
-    def __init__(self, root: Path, state: State, lanes: Lanes, *, d1_timeout_s: float) -> None:
-        self.kv = KvStore(root / "kv", state, lanes)
+    def __init__(
+        self, root: Path, state: State, lanes: Lanes, *, d1_timeout_s: float, kv_write_interval_s: float
+    ) -> None:
+        self.kv = KvStore(root / "kv", state, lanes, write_interval_s=kv_write_interval_s)
         self.r2 = R2Store(root / "r2", state, lanes)
         self.d1 = D1Store(root / "d1", state, lanes, timeout_s=d1_timeout_s)
 

@@ -10,10 +10,11 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edge.lanes import Lanes
 from edge.state import State
 from edge.storage.blobs import Segment, Stalled, TooLarge, Value
 from edge.storage.cursors import BadCursor, decode_cursor, encode_cursor
+from edge.storage.kv_pace import Pace
 from edge.storage.kv_rules import (
     MAX_LIST,
     MAX_NAMESPACES,
@@ -88,8 +90,9 @@ class Listed:
 
 
 class KvStore:
-    def __init__(self, root: Path, state: State, lanes: Lanes) -> None:
+    def __init__(self, root: Path, state: State, lanes: Lanes, *, write_interval_s: float) -> None:
         self._state = state
+        self._pace = Pace(write_interval_s)
         self._volumes = Volumes(root, lanes, INDEX_MIGRATIONS, NoSuchNamespace)
 
     async def start(self) -> None:
@@ -175,7 +178,7 @@ class KvStore:
         metadata: str | None = None,
         expires_at: int | None = None,
     ) -> None:
-        """Write one key. `metadata` comes from `checked_metadata`, `expires_at` from `checked_expiry`."""
+        """Write one key. `metadata` comes from `checked_metadata`, `expires_at` from `checked_expiry`. Raises TooFast."""
         async with self.writing(account, namespace_id, key) as write:
             await write.receive(chunks)
             await write.commit(metadata=metadata, expires_at=expires_at)
@@ -184,7 +187,8 @@ class KvStore:
     async def writing(self, account: str, namespace_id: str, key: str) -> AsyncIterator[Write]:
         """Write one key in two steps, when what goes with the value is known only after it. Not committed: not written."""
         encoded = checked_key(key)
-        write = Write(await self._volume(account, namespace_id), encoded)
+        volume = await self._volume(account, namespace_id)
+        write = Write(volume, encoded, partial(self._pace.take, account, namespace_id, encoded))
         try:
             yield write
         finally:
@@ -290,9 +294,10 @@ class KvStore:
 class Write:
     """One key being written; made by `KvStore.writing`."""
 
-    def __init__(self, volume: Volume, key: bytes) -> None:
+    def __init__(self, volume: Volume, key: bytes, count: Callable[[], None]) -> None:
         self._volume = volume
         self._key = key
+        self._count = count
         self._value: Value | None = None
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> None:
@@ -303,6 +308,7 @@ class Write:
     async def commit(self, *, metadata: str | None, expires_at: int | None) -> None:
         if self._value is None:
             raise InvalidEntry("the part named value is missing")
+        self._count()
         entry = (self._key, self._value, metadata, expires_at)
         await self._volume.write(lambda change: _upsert(change, [entry]))
         self._value = None

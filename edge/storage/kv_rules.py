@@ -27,7 +27,7 @@ BASE64_PIECE = 256 * 1024
 
 class KvError(ApiError):
     """NoSuchNamespace · NoSuchKey (404) · TitleTaken · InvalidTitle · InvalidKey · InvalidEntry (400) · TooMany (403) ·
-    ValueTooLarge (413)."""
+    ValueTooLarge (413) · TooFast (429)."""
 
 
 class NoSuchNamespace(KvError):
@@ -65,6 +65,13 @@ class InvalidEntry(KvError):
 
     def __init__(self, message: str) -> None:
         super().__init__(400, 10012, message)
+
+
+class TooFast(KvError):
+    """Clients should key on the status. A Worker sees it as `KV PUT failed: 429 Too Many Requests`."""
+
+    def __init__(self) -> None:
+        super().__init__(429, 10013, "Too Many Requests")
 
 
 class ValueTooLarge(KvError):

@@ -1,4 +1,4 @@
-"""One edge for the whole run (no rate limit, faults on), and edges of their own for the tests that stop or starve one."""
+"""One edge for the whole run (no limits on rates, faults on), and edges of their own for the tests that stop or starve one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.edge.scripts import Stage
 
 @pytest.fixture(scope="session")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
-    process = EdgeProcess(tmp_path_factory.mktemp("edge") / "data", "--rate-limit", "0", "--faults").start()
+    flags = ("--rate-limit", "0", "--kv-write-interval", "0", "--faults")
+    process = EdgeProcess(tmp_path_factory.mktemp("edge") / "data", *flags).start()
     yield process
     assert process.stop() == 0
 

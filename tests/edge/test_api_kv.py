@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.edge.harness import EdgeClient, EdgeProcess, Neighbours, error, result, unique
+from tests.edge.scripts import Stage
 
 NAMESPACES = "/storage/kv/namespaces"
 pytestmark = pytest.mark.acceptance("S4.9")
@@ -239,6 +240,35 @@ def test_a_body_of_millions_of_lists_is_refused_and_holds_up_nobody(edge: EdgePr
     with edge.client(timeout_s=120) as api:
         error(neighbours.while_running(lambda: api.put(f"{namespace}/bulk", content=body)), 400)
     assert neighbours.longest_s < neighbours.took_s / 3
+
+
+def test_a_key_is_written_once_in_the_interval_whoever_writes(own_edge):
+    edge = own_edge("--rate-limit", "0", "--kv-write-interval", "3600")
+    with edge.client() as api:
+        stage, bindings = (
+            Stage(edge, api),
+            [{"type": "kv_namespace", "name": "KV", "namespace_id": api.create_kv()}],
+        )
+        script, url = stage.deploy(bindings=bindings), f"{NAMESPACES}/{bindings[0]['namespace_id']}/values"
+        error(api.put(f"{url}/a?expiration_ttl=1", content=b"refused, so it does not count"), 400)
+        result(api.put(f"{url}/a", content=b"first"))
+        error(api.put(f"{url}/a", content=b"second"), 429)
+        error(api.put(f"{url}/a", files={"value": (None, "second"), "metadata": (None, "{}")}), 429)
+        assert api.get(f"{url}/a").content == b"first"
+        assert stage.call(script, "/kv/put?k=a&v=second").headers["x-thrown"]
+        assert stage.call(script, "/kv/put?k=b&v=1").text == "ok"
+        error(api.put(f"{url}/b", content=b"second"), 429)
+        result(api.put(f"{NAMESPACES}/{api.create_kv()}/values/a", content=b"another namespace's"))
+
+
+def test_a_key_may_be_written_again_after_the_interval(own_edge):
+    edge = own_edge("--rate-limit", "0")
+    with edge.client() as api:
+        url = f"{NAMESPACES}/{api.create_kv()}/values/k"
+        began, sent = time.monotonic(), 0
+        while sent < 2:
+            sent += api.put(url, content=b"v").status_code == 200
+        assert time.monotonic() - began >= 1.0
 
 
 @pytest.mark.acceptance("S4.5", "S4.31")

@@ -49,7 +49,7 @@ class Door:
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
     state, lanes = State(tmp_path / "state.sqlite"), Lanes()
-    storage = Storage(tmp_path, state, lanes, d1_timeout_s=5)
+    storage = Storage(tmp_path, state, lanes, d1_timeout_s=5, kv_write_interval_s=0)
     await storage.start()
     edge = Edge(
         config=Config(data=tmp_path, accounts=(Account(id=ACCOUNT_A, tokens=()),)),

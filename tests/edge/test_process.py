@@ -90,7 +90,7 @@ def test_a_kill_during_uploads_leaves_no_file_nobody_names(own_edge):
 
 
 def test_a_replaced_or_deleted_value_leaves_no_file(own_edge):
-    edge = own_edge()
+    edge = own_edge("--kv-write-interval", "0")
     with edge.client() as api:
         contents = Contents(api)
         for _ in range(3):
@@ -165,6 +165,7 @@ def test_a_surprise_is_an_envelope_for_the_caller_and_a_traceback_in_the_log(own
         (("--workerd", "/nowhere/workerd"), f"{ACCOUNT_A}=token-12345678", "no workerd at /nowhere/workerd"),
         (("--api-port", "99999"), f"{ACCOUNT_A}=token-12345678", "--api-port"),
         (("--rate-limit", "-1"), f"{ACCOUNT_A}=token-12345678", "--rate-limit"),
+        (("--kv-write-interval", "-1"), f"{ACCOUNT_A}=token-12345678", "--kv-write-interval"),
         (("--d1-timeout", "0"), f"{ACCOUNT_A}=token-12345678", "--d1-timeout"),
         (("--data", "/proc/nowhere"), f"{ACCOUNT_A}=token-12345678", "data directory"),
     ],
