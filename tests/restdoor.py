@@ -16,6 +16,7 @@ from django.utils import timezone
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_system
 from smcp.stack.processes import Child, Process, spawn
+from smcp.stack.services import QUIET
 from tenants.models import Tenant
 from tenants.operations import create_api_key, create_operator_key, create_tenant
 from tests.parts import ROOT, Parts
@@ -94,7 +95,7 @@ class Worker(OwnProcess):
     """Celery, doing what the REST API put down to be done. There is no clock beside it: nothing is swept."""
 
     def __init__(self, parts: Parts) -> None:
-        flags = ("--loglevel", "info", "--concurrency", "2", "--without-gossip", "--without-mingle")
+        flags = ("--loglevel", "info", "--concurrency", "2", *QUIET)
         super().__init__(
             "worker",
             *("-m", "celery", "--app", "smcp.celery", "worker", *flags),

@@ -19,6 +19,8 @@ from smcp.stack.processes import Process
 from smcp.stack.ready import Question, answers_http, has_said
 from smcp.stack.secrets import Secrets
 
+# Nobody listens to workers' talk among themselves; a heartbeat to a broker that is gone keeps a worker from ending.
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 READY_TIMEOUT_S = 60.0
 
 
@@ -136,7 +138,7 @@ def _waiting_worker(name: str, queue: str, places: Places, secrets: Secrets, *, 
 def _worker(
     name: str, queue: str, places: Places, secrets: Secrets, *flags: str, concurrency: int
 ) -> Process:
-    lean = ("--concurrency", str(concurrency), "--without-gossip", "--without-mingle", "--hostname", name)
+    lean = ("--concurrency", str(concurrency), *QUIET, "--hostname", name)
     environ = {
         **control_environ(places, secrets, role="system"),
         "PYTHONWARNINGS": "ignore:You're running the worker",  # as root: whoever does it has decided so

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from smcp.stack.services import QUIET
 from tests.parts import ROOT, Parts
 from tests.waiting import wait_for
 
@@ -30,8 +31,7 @@ class Worker:
                 str(concurrency),
                 "--loglevel",
                 "info",
-                "--without-gossip",
-                "--without-mingle",
+                *QUIET,
             ),
             *(
                 "--beat",
