@@ -5,7 +5,8 @@ taken before a request and is back one window *after the request's end*. So howe
 vendor's window begins, no window ever holds more requests than there are permits: never a 429, and only the time requests are
 under way is lost (a fraction of a percent). A constant refill would have to keep a burst's worth back for the same promise.
 
-About 3 % of the permits are kept for what must not wait (rolling back, suspending). A permit whose worker died counts as if
+About 3 % of the permits are kept for what must not wait (rolling back, suspending). Work that a tenant can ask for as often as it likes
+names it as the sharer, and no sharer has more than a tenth of the permits at a time: the others' work goes on. A permit whose worker died counts as if
 its request had taken as long as requests may. If a 429 comes nevertheless (somebody else uses the token), everybody waits.
 Redis emptied forgets what was spent; Redis away means nobody calls.
 """
@@ -23,32 +24,40 @@ import redis
 from hosting.cloudflare.errors import OutOfBudget, RateLimited
 
 PRIORITY_SHARE: Final = 0.03
+SHARE: Final = 0.1  # of all permits, for one sharer
 REDIS_AWAY_S: Final = 2.0  # when to ask again
 SHUT_OUT_S: Final = 300.0  # Cloudflare's own block, for a 429 that names no time
 
 _TAKE: Final = """
--- KEYS: permits (sorted set: permit → when it is back, ms), block. ARGV: permit, permits in all, kept back, ms until back at the latest.
+-- KEYS: permits (sorted set: permit → when it is back, ms), block, and perhaps the sharer's own (the same for its share of them).
+-- ARGV: permit, permits in all, kept back, ms until back at the latest, the sharer's most.
 -- Returns 0 when taken, else in how many ms it may work.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local blocked = redis.call('PTTL', KEYS[2])
 if blocked > 0 then return blocked end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local out = redis.call('ZCARD', KEYS[1])
-local most = tonumber(ARGV[2]) - tonumber(ARGV[3])
-if out >= most then
-  local next_back = redis.call('ZRANGE', KEYS[1], out - most, out - most, 'WITHSCORES')
+local function wait(key, most)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  local out = redis.call('ZCARD', key)
+  if out < most then return 0 end
+  local next_back = redis.call('ZRANGE', key, out - most, out - most, 'WITHSCORES')
   return math.max(1, math.ceil(next_back[2] - now))
 end
-redis.call('ZADD', KEYS[1], now + ARGV[4], ARGV[1])
-redis.call('PEXPIREAT', KEYS[1], now + ARGV[4] + 1000)
+local most = wait(KEYS[1], ARGV[2] - ARGV[3])
+if KEYS[3] then most = math.max(most, wait(KEYS[3], tonumber(ARGV[5]))) end
+if most > 0 then return most end
+for _, key in ipairs({KEYS[1], KEYS[3]}) do
+  redis.call('ZADD', key, now + ARGV[4], ARGV[1])
+  redis.call('PEXPIREAT', key, now + ARGV[4] + 1000)
+end
 return 0
 """
 _END: Final = """
--- KEYS: permits. ARGV: permit, window in ms. The permit is back one window from now.
+-- KEYS: permits, and perhaps the sharer's own. ARGV: permit, window in ms. The permit is back one window from now.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-return redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
+for _, key in ipairs(KEYS) do redis.call('ZADD', key, 'XX', now + ARGV[2], ARGV[1]) end
+return 0
 """
 
 
@@ -66,26 +75,29 @@ class Budget:
         longest_s: float = 60.0,
     ) -> None:
         self._redis = client
+        self._installation, self._account = installation, account
         self._permits = f"smcp:{installation}:budget:{account}"
         self._block = f"smcp:{installation}:budget-block:{account}"
         self._requests = requests
         self._kept = max(1, math.ceil(requests * PRIORITY_SHARE)) if requests > 1 else 0
+        self._share = max(1, math.floor(requests * SHARE))
         self._window_ms = math.ceil(window_s * 1000)
         self._longest_ms = math.ceil(longest_s * 1000)
         self._take = client.register_script(_TAKE)
         self._end = client.register_script(_END)
 
     @contextmanager
-    def permit(self, *, is_priority: bool = False) -> Iterator[None]:
-        """One request may be made inside. Raises OutOfBudget, which says when to come back."""
+    def permit(self, *, is_priority: bool = False, sharer: str = "") -> Iterator[None]:
+        """One request may be made inside; `sharer` is the tenant (its id) that may have a share only. Raises OutOfBudget, which says
+        when to come back."""
         permit = secrets.token_hex(8)
         kept = 0 if is_priority else self._kept
         try:
             wait_ms = cast(
                 int,
                 self._take(
-                    keys=[self._permits, self._block],
-                    args=[permit, self._requests, kept, self._window_ms + self._longest_ms],
+                    keys=[self._permits, self._block, *self._of(sharer)],
+                    args=[permit, self._requests, kept, self._window_ms + self._longest_ms, self._share],
                 ),
             )
         except redis.RedisError as exc:
@@ -100,11 +112,14 @@ class Budget:
             self._shut(exc.retry_after_s or SHUT_OUT_S)
             raise
         finally:
-            self._finish(permit)
+            self._finish(permit, sharer)
 
-    def _finish(self, permit: str) -> None:
+    def _of(self, sharer: str) -> list[str]:
+        return [f"smcp:{self._installation}:t:{sharer}:budget:{self._account}"] if sharer else []
+
+    def _finish(self, permit: str, sharer: str) -> None:
         try:
-            self._end(keys=[self._permits], args=[permit, self._window_ms])
+            self._end(keys=[self._permits, *self._of(sharer)], args=[permit, self._window_ms])
         except redis.RedisError:
             return  # it stays out for as long as a request may take: late, never early
 

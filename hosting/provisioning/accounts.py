@@ -42,9 +42,10 @@ KV_NAMESPACES_MAX: Final = 950  # of Cloudflare's 1,000 an account
 
 
 def open_cloudflare(
-    account_id: str, *, gate: Callable[[], None] = no_gate, is_priority: bool = False
+    account_id: str, *, gate: Callable[[], None] = no_gate, is_priority: bool = False, sharer: str = ""
 ) -> Cloudflare:
-    """The client of one Account (our id). Its requests count on the Account's budget. Needs the system's database login."""
+    """The client of one Account (our id). Its requests count on the Account's budget, and on the share of the tenant `sharer`. Needs the
+    system's database login."""
     with as_system():
         account = Account.objects.get(id=account_id)
     budget = _budget(account.cloudflare_account_id)
@@ -53,7 +54,7 @@ def open_cloudflare(
         account_id=account.cloudflare_account_id,
         token="",
         dispatch_namespace=account.dispatch_namespace,
-        permit=lambda: budget.permit(is_priority=is_priority),
+        permit=lambda: budget.permit(is_priority=is_priority, sharer=sharer),
         gate=gate,
         http=_connections(
             account.api_base_url, account.cloudflare_account_id, account.id, account.token_sealed

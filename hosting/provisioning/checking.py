@@ -52,7 +52,8 @@ def judge(check_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
     if account_id is None:
         return {"unavailable": "No Cloudflare account is ready.", "retry_after_s": 60}
     try:
-        return load(open_cloudflare(account_id, is_priority=True), names.check_name(check_id), upload)
+        cloudflare = open_cloudflare(account_id, sharer=request["tenant_id"])
+        return load(cloudflare, names.check_name(check_id), upload)
     except Unauthorised as exc:
         logger.error("check.unauthorised account=%s error=%s", account_id, exc)
         return {"unavailable": "Cloudflare refuses the platform's access.", "retry_after_s": 60}

@@ -49,6 +49,26 @@ def client(redis_url: str) -> redis.Redis:
     return redis.Redis.from_url(redis_url)
 
 
+def test_a_sharer_has_its_share_and_leaves_the_rest_to_the_others(client: redis.Redis) -> None:
+    shared = budget(client, requests=40)
+    for _ in range(4):
+        with shared.permit(sharer="busy"):
+            pass
+    with pytest.raises(OutOfBudget) as refused, shared.permit(sharer="busy"):
+        pass
+    assert 250 < (refused.value.retry_after_s or 0) <= 300
+    for _ in range(4):
+        with shared.permit(sharer="other"):
+            pass
+    for _ in range(40 - 2 - 8):
+        with shared.permit():
+            pass
+    with pytest.raises(OutOfBudget), shared.permit():
+        pass
+    with shared.permit(is_priority=True):
+        pass
+
+
 def test_four_processes_spend_nearly_all_of_the_budget_and_never_more(redis_url: str) -> None:
     requests, window_s, for_s = 200, 2.0, 7.0
     account = secrets.token_hex(8)
