@@ -48,7 +48,7 @@ def test_a_failed_operation_says_which_step_and_why(visitor: Visitor, world: Wor
     page = visitor.open(f"/hosting/operation/{world.failed.id}/")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("“Wait until it answers” failed")
-    expect(alert).to_contain_text("the Worker threw “ROWS is not defined”")
+    expect(alert).to_contain_text("the Worker threw “ROWS is not defined <b>here</b>”")  # as text
     expect(alert).to_contain_text("What was serving before still serves.")
     expect(page.get_by_text("stopped at step 6 of 9")).to_be_visible()
     expect(page.locator(".c-step[data-state=failed]")).to_contain_text("Failed and undone")

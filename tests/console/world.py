@@ -148,7 +148,7 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         version=versions[2],
         at=now - timedelta(minutes=52),
         at_step=5,
-        error="The probe of this release was not answered within 30 s: the Worker threw “ROWS is not defined”.",
+        error="The probe of this release was not answered within 30 s: the Worker threw “ROWS is not defined <b>here</b>”.",
         requested_by=actor,
     )
     running = make.make_operation(
