@@ -22,6 +22,8 @@ export default {
       case "server/discover":
         if (env.LEGACY_ONLY) break;
         return answer({ resultType: "complete", supportedVersions: [MODERN], capabilities: {} });
+      case "ping":
+        return answer({});
       case "see":
         return answer({ secret: env.SECRET ?? null, mode: env.MODE ?? null, bindings: Object.keys(env).sort() });
       case "fill":
