@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import queue
 import threading
@@ -26,6 +25,7 @@ from typing import Any, Final, Self
 
 import aiohttp
 
+from hosting import mcp
 from hosting.dataplane.contract import mint_probe_token
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,6 @@ PROBE_TIMEOUT_S: Final = 20.0
 ENDING_TIMEOUT_S: Final = 5.0  # of the DELETE that ends a session
 PROBE_MAX_S: Final = PROBE_TIMEOUT_S + ENDING_TIMEOUT_S
 LINGER_S: Final = 0.25  # outcomes that arrive so close together are handed out together
-ANSWER_LIMIT: Final = 256 * 1024
-MODERN: Final = "2026-07-28"
-LEGACY: Final = "2025-11-25"
 NO_VERDICT: Final = frozenset({401, 403, 404, 429, 503})
 _CLIENT: Final = {"name": "mcp", "version": "0.1.0"}  # what the SDKs send by default
 
@@ -188,92 +185,49 @@ class _Visit:
         self._http = http
         self._url = url
         self._authorization = {"authorization": f"Bearer {token}"}
-        self._session: dict[str, str] = {}  # the headers that name it
+        self._session: mcp.Session | None = None
 
     async def discover(self) -> None:
-        meta = {
-            "io.modelcontextprotocol/protocolVersion": MODERN,
-            "io.modelcontextprotocol/clientCapabilities": {},
-            "io.modelcontextprotocol/clientInfo": _CLIENT,
-        }
-        headers = {"mcp-protocol-version": MODERN, "mcp-method": "server/discover"}
-        result, _ = await self._call("server/discover", {"_meta": meta}, headers)
+        result = await self._ask(mcp.discover(_CLIENT))
         if "supportedVersions" not in result:
             raise _Bad("bad_answer")
 
     async def initialize(self) -> None:
-        params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT}
-        result, session = await self._call("initialize", params, {})
-        version = str(result.get("protocolVersion", LEGACY))
-        if session:
-            self._session = {"mcp-session-id": session, "mcp-protocol-version": version}
+        result = await self._ask(mcp.initialize(_CLIENT))
         if "protocolVersion" not in result:
             raise _Bad("bad_answer")
-        if session:
-            await self._call("ping", None, self._session)
+        if self._session:
+            await self._ask(mcp.ping(self._session))
 
     async def end(self) -> None:
         """Ends the session, if there is one. Says nothing of how that went: what we came for is known, and sessions expire."""
-        if not self._session:
+        if self._session is None:
             return
-        headers = {**self._authorization, **self._session}
+        headers = {**self._authorization, **self._session.headers}
         with contextlib.suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
             async with asyncio.timeout(ENDING_TIMEOUT_S), self._http.delete(self._url, headers=headers):
                 pass
 
-    async def _call(self, method: str, params: Any, headers: dict[str, str]) -> tuple[dict[str, Any], str]:
-        """One request and its result; the session id, if the answer opened one."""
-        body = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": method,
-            **({"params": params} if params is not None else {}),
-        }
-        headers = {
-            **self._authorization,
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            **headers,
-        }
+    async def _ask(self, question: mcp.Question) -> dict[str, Any]:
+        """The result. Keeps the session, if the answer opened one."""
+        headers = {**self._authorization, **question.headers}
         async with self._http.post(
-            self._url, data=json.dumps(body), headers=headers, allow_redirects=False
-        ) as answer:
-            if answer.status in NO_VERDICT:
-                raise _NoVerdict(f"gateway_{answer.status}")
-            if answer.status == 504:
+            self._url, data=question.body, headers=headers, allow_redirects=False
+        ) as got:
+            if got.status in NO_VERDICT:
+                raise _NoVerdict(f"gateway_{got.status}")
+            if got.status == 504:
                 raise _Bad("timeout")
-            if answer.status >= 500:
+            if got.status >= 500:
                 raise _Bad("upstream_error")
-            message = await _message(answer)
-        if not isinstance(message, dict) or not isinstance(message.get("result"), dict):
+            answer = mcp.Answer(content_type=got.headers.get("content-type", ""))
+            async for piece in got.content.iter_any():
+                if answer.feed(piece):
+                    break
+            else:
+                answer.end()
+        result = mcp.result_of(answer.message)
+        self._session = self._session or mcp.session_of(got.headers, result or {})
+        if result is None:
             raise _Bad("bad_answer")
-        return message["result"], answer.headers.get("mcp-session-id", "")
-
-
-async def _message(answer: aiohttp.ClientResponse) -> Any:
-    """The JSON-RPC answer, from a JSON body or from an SSE stream's first message that is one."""
-    read = 0
-    data: list[str] = []
-    try:
-        if answer.content_type != "text/event-stream":
-            body = bytearray()
-            async for chunk in answer.content.iter_any():
-                body += chunk
-                if len(body) > ANSWER_LIMIT:
-                    raise _Bad("bad_answer")
-            return json.loads(body)
-        async for raw in answer.content:
-            read += len(raw)
-            if read > ANSWER_LIMIT:
-                raise _Bad("bad_answer")
-            line = raw.decode("utf-8", "replace").rstrip("\r\n")
-            if line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
-            elif not line and data:
-                message = json.loads("\n".join(data))
-                if isinstance(message, dict) and message.get("id") == 1:
-                    return message
-                data.clear()
-    except ValueError as exc:
-        raise _Bad("bad_answer") from exc
-    raise _Bad("bad_answer")
+        return result

@@ -14,7 +14,7 @@ from typing import Self
 
 from aiohttp import web
 
-from hosting.monitoring.prober import MODERN
+from hosting.mcp import MODERN
 
 ANSWER = {"jsonrpc": "2.0", "id": 1, "result": {"supportedVersions": [MODERN]}}
 

@@ -14,15 +14,8 @@ import pytest
 from aiohttp import web
 
 from hosting.dataplane.contract import is_probe_token
-from hosting.monitoring.prober import (
-    ENDING_TIMEOUT_S,
-    LEGACY,
-    MODERN,
-    PROBE_TIMEOUT_S,
-    Address,
-    Outcome,
-    Prober,
-)
+from hosting.mcp import LEGACY, MODERN
+from hosting.monitoring.prober import ENDING_TIMEOUT_S, PROBE_TIMEOUT_S, Address, Outcome, Prober
 
 KEY = b"k" * 32
 ENVIRONMENT = "01jd0000000000000000000000"
@@ -159,7 +152,8 @@ async def test_what_the_gateway_says_of_itself_is_no_verdict_on_the_server(
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", "[]", "null", '{"error":{"code":-32603}}', '{"result":{}}', "x" * 300_000]
+    "body",
+    ["", "{", "[]", "null", "[" * 100_000, '{"error":{"code":-32603}}', '{"result":{}}', "x" * 300_000],
 )
 async def test_an_answer_that_is_none_counts_against_the_server(gateway: Gateway, body):
     async def babble(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
