@@ -102,6 +102,15 @@ def calling(
         raise DispatcherAway(f"The dispatcher did not answer ({type(exc).__name__}).") from exc
 
 
+def pieces_of(answer: httpx.Response, *, within_s: float) -> Iterator[bytes]:
+    """The body as it comes. Raises ScriptFailed when it has not come to its end after that time, whatever it said meanwhile."""
+    until = time.monotonic() + within_s
+    for piece in answer.iter_bytes():
+        yield piece
+        if time.monotonic() > until:
+            raise ScriptFailed(f"The code did not come to the end of its answer within {within_s:g} s.")
+
+
 def _check(answer: httpx.Response) -> None:
     match answer.headers.get(DISPATCH_ERROR_HEADER):
         case None:

@@ -1,7 +1,8 @@
 """Does exactly this script speak MCP, and which of the protocol's eras? Asked once, before it gets traffic.
 
 Modern (2026-07-28) is asked with `server/discover`, legacy with `initialize`; a session opened for asking is ended again.
-What is said and how answers are read: hosting/mcp.py.
+What is said and how answers are read: hosting/mcp.py. All of it is over in less time than a lease lasts, whatever the code does: a
+question has QUESTION_S for its answer to begin and for each piece of it, and as long for the whole.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hosting import mcp
-from hosting.provisioning.dispatching import Dispatcher, DispatchError, calling
+from hosting.provisioning.dispatching import Dispatcher, DispatchError, calling, pieces_of
 
+QUESTION_S: Final = 10.0
+GOODBYE_S: Final = 5.0
 CLIENT: Final = {"name": "smcp", "version": "1"}
 
 
@@ -47,7 +50,9 @@ def _initialize(dispatcher: Dispatcher, script: str, path: str) -> tuple[bool, m
 
 def _end_session(dispatcher: Dispatcher, script: str, path: str, session: mcp.Session) -> None:
     try:
-        with calling(dispatcher, script, method="DELETE", path=path, headers=session.headers):
+        with calling(
+            dispatcher, script, method="DELETE", path=path, headers=session.headers, timeout_s=GOODBYE_S
+        ):
             return  # 405 is fine: the server ends its sessions itself
     except DispatchError:
         return  # the answer we came for is known; the session expires
@@ -63,9 +68,11 @@ def _asked(
     dispatcher: Dispatcher, script: str, path: str, question: mcp.Question
 ) -> tuple[dict[str, Any], mcp.Session | None, str]:
     """The result (empty when there is none), the session it opened, and what was wrong with the answer."""
-    with calling(dispatcher, script, path=path, headers=question.headers, content=question.body) as got:
+    with calling(
+        dispatcher, script, path=path, headers=question.headers, content=question.body, timeout_s=QUESTION_S
+    ) as got:
         answer = mcp.Answer(content_type=got.headers.get("content-type", ""))
-        if not any(answer.feed(piece) for piece in got.iter_bytes()):
+        if not any(answer.feed(piece) for piece in pieces_of(got, within_s=QUESTION_S)):
             answer.end()
         result = mcp.result_of(answer.message)
         session = mcp.session_of(got.headers, result or {})

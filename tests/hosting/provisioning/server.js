@@ -1,6 +1,19 @@
 // A small MCP server of both eras, with knobs: variables of the Environment make it slow, wrong or broken.
 const MODERN = "2026-07-28";
 
+// A space twice a second, for ever.
+function trickle() {
+  const { readable, writable } = new TransformStream();
+  const writer = writable.getWriter();
+  (async () => {
+    for (;;) {
+      await writer.write(new TextEncoder().encode(" "));
+      await scheduler.wait(500);
+    }
+  })();
+  return readable;
+}
+
 export default {
   async fetch(request, env) {
     if (env.SLOW_MS) {
@@ -8,6 +21,7 @@ export default {
       await new Promise((resolve) => setTimeout(resolve, Number(env.SLOW_MS)));
     }
     if (env.THROWS) throw new Error("as told\n<b>once</b>");
+    if (env.TRICKLES) return new Response(trickle(), { headers: { "content-type": "application/json" } });
     if (env.NO_MCP) return new Response("<h1>hello</h1>", { headers: { "content-type": "text/html" } });
     if (new URL(request.url).pathname !== "/mcp") return new Response("no", { status: 404 });
     if (request.method === "DELETE") return new Response(null, { status: 204 });

@@ -73,6 +73,7 @@ def test_the_probe_learns_what_the_server_speaks(world: World) -> None:
     ("knob", "code", "words"),
     [
         ("NO_MCP", "not-an-mcp-server", "does not answer as an MCP server"),
+        ("TRICKLES", "code-failed", "The code did not come to the end of its answer within 10 s."),
         ("THROWS", "code-failed", "The code threw an exception before it answered: “as told <b>once</b>”."),
     ],
 )
