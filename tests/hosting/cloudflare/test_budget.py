@@ -25,7 +25,7 @@ from hosting.cloudflare.budget import Budget
 from hosting.cloudflare.errors import OutOfBudget
 url, account, requests, window_s, for_s = sys.argv[1:]
 client = redis.Redis.from_url(url)
-budget = Budget(client, installation="t", account=account, requests=int(requests), window_s=float(window_s), longest_s=1)
+budget = Budget(client, installation="t", account=account, requests=int(requests), window_s=float(window_s), longest_s=30)
 until = time.monotonic() + float(for_s)
 while time.monotonic() < until:
     try:
