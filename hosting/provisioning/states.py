@@ -29,26 +29,6 @@ class StepState(StrEnum):
     UNDONE = "undone"
 
 
-#: What the steps do, for people. The keys are `Step.name`.
-TITLES: Final = {
-    "choose_names": "Choose names",
-    "ensure_kv_namespaces": "Create KV namespaces",
-    "ensure_r2_buckets": "Create R2 buckets",
-    "ensure_d1_databases": "Create D1 databases",
-    "upload": "Upload the code",
-    "probe": "Wait for the first answer",
-    "publish": "Publish the route",
-    "drain": "Let running requests finish",
-    "remove_releases": "Remove older releases",
-    "withdraw_route": "Withdraw the route",
-    "drain_requests": "Let running requests finish",
-    "remove_scripts": "Remove the code",
-    "delete_kv_namespaces": "Delete KV namespaces",
-    "delete_d1_databases": "Delete D1 databases",
-    "delete_r2_buckets": "Empty and delete R2 buckets",
-    "close_books": "Close the books",
-}
-
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
 

@@ -13,6 +13,8 @@ from datetime import datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from smcp.console.badges import Tone
+
 _WIDTH = 1000
 
 
@@ -158,13 +160,27 @@ def stack(parts: Sequence[tuple[str, str, int]]) -> SafeString:
 
 def meter(part: float, whole: float) -> SafeString:
     """How full something is; amber from 80 %, red from 95 %."""
-    share = min(part / whole, 1.0) if whole else 0.0
+    share = _share(part, whole)
     tone = "bad" if share >= 0.95 else "warn" if share >= 0.8 else "main"
+    return _bar(share, tone, "used")
+
+
+def progress(part: float, whole: float, tone: Tone) -> SafeString:
+    """How far something got, in the tone of its state: full is no danger here."""
+    return _bar(_share(part, whole), tone, "done")
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole else 0.0
+
+
+def _bar(share: float, tone: str, word: str) -> SafeString:
     return format_html(
-        '<svg class="c-meter" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{} % used">'
+        '<svg class="c-meter" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{} % {}">'
         '<rect class="c-fill-{}" x="0" y="0" width="{}" height="10"/></svg>',
         _WIDTH,
         round(share * 100),
+        word,
         tone,
         round(_WIDTH * share, 1),
     )

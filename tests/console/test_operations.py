@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.utils import timezone
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, Page, expect
 
 from hosting.models import Operation, Step
+from hosting.provisioning.engine import STEPS
 from smcp.common.tenancy import as_system
+from smcp.console.pages.steps import TITLES
 from tests.console.conftest import Visitor
 from tests.console.world import World
 
@@ -20,6 +24,7 @@ def test_the_page_follows_the_rows_without_being_loaded_again(visitor: Visitor, 
     probe, publish = page.locator(".c-step").nth(5), page.locator(".c-step").nth(6)
     expect(probe).to_have_attribute("data-state", "started")
     expect(page.get_by_text("live", exact=True)).to_be_visible()
+    expect(bar_of(page)).to_have_class("c-fill-busy")
 
     with as_system():
         steps = Step.objects.filter(operation=world.running)
@@ -41,7 +46,15 @@ def test_the_page_follows_the_rows_without_being_loaded_again(visitor: Visitor, 
         )
     expect(page.locator(".c-hero [data-state=succeeded]")).to_be_visible()
     expect(page.get_by_text("live", exact=True)).to_have_count(0)
+    expect(bar_of(page)).to_have_class("c-fill-good")
     assert page.evaluate("window.neverLoadedAgain")
+    page.reload()
+    expect(bar_of(page)).to_have_class("c-fill-good")
+    expect(bar_of(page)).to_have_attribute("width", "1000.0")
+
+
+def bar_of(page: Page) -> Locator:
+    return page.locator("#steps .c-meter rect")
 
 
 def test_a_failed_operation_says_which_step_and_why(visitor: Visitor, world: World) -> None:
@@ -53,6 +66,35 @@ def test_a_failed_operation_says_which_step_and_why(visitor: Visitor, world: Wor
     expect(page.get_by_text("stopped at step 6 of 9")).to_be_visible()
     expect(page.locator(".c-step[data-state=failed]")).to_contain_text("Failed and undone")
     expect(page.locator(".c-step[data-state=undone]")).to_have_count(5)
+    expect(bar_of(page)).to_have_class("c-fill-bad")
+
+
+def test_steps_an_ended_operation_never_came_to_wait_for_nothing(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/operation/{world.failed.id}/")
+    expect(page.locator(".c-step[data-state=skipped]")).to_have_count(3)
+    expect(page.locator(".c-step").last).to_contain_text("Not reached")
+    expect(page.locator("#steps")).not_to_contain_text("Waiting")
+
+
+def test_the_lengths_of_steps_fit_into_what_the_operation_took(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/operation/{world.failed.id}/")
+    lengths = page.locator(".c-step small").all_inner_texts()
+    assert lengths[0] == "800 ms, undone in 100 ms"
+    took = page.locator(".c-facts > div", has_text="Took").locator("dd").inner_text()
+    assert 0 < sum(seconds_in(text) for text in lengths) <= seconds_in(took)
+
+
+def seconds_in(text: str) -> float:
+    """Of `800 ms, undone in 0.1 s`: 0.9."""
+    return sum(
+        float(number) / (1000 if unit == "ms" else 1)
+        for number, unit in re.findall(r"([\d.]+) (ms|s)\b", text)
+    )
+
+
+def test_every_step_of_the_engine_has_a_title() -> None:
+    names = {name for steps in STEPS.values() for name in steps}
+    assert names == TITLES.keys()
 
 
 def test_the_dashboard_follows_too(visitor: Visitor, world: World) -> None:

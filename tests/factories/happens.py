@@ -36,6 +36,7 @@ DEPLOY_STEPS = (
     "drain",
     "remove_releases",
 )
+_UNDO_S = 0.1  # undoing is quick
 
 
 def make_operation(
@@ -72,12 +73,14 @@ def make_operation(
         error={"code": "upstream", "message": error, "step": names[at_step]} if error else None,
         requested_by=requested_by,
         created_at=at,
-        finished_at=at + timedelta(seconds=step_s * (reached + 1)) if is_over else None,
+        finished_at=at + timedelta(seconds=step_s * (reached + 1) + _UNDO_S * (reached + 2))
+        if is_over
+        else None,
     )
     for position, name in enumerate(names):
         step_state, message = _step_state(state, position, reached, error)
         has_started = step_state != Step.State.PENDING
-        has_finished = step_state not in {Step.State.PENDING, Step.State.STARTED, Step.State.UNDOING}
+        has_finished = step_state not in {Step.State.PENDING, Step.State.STARTED}
         started_at = at + timedelta(seconds=step_s * position)
         Step.objects.create(
             tenant_id=environment.tenant_id,
@@ -88,9 +91,19 @@ def make_operation(
             attempts=(3 if message else 1) if has_started else 0,
             message=message,
             started_at=started_at if has_started else None,
-            finished_at=started_at + timedelta(seconds=step_s) if has_finished else None,
+            finished_at=_finished_at(started_at, step_state, step_s=step_s, left=reached - position)
+            if has_finished
+            else None,
         )
     return operation
+
+
+def _finished_at(started_at: datetime, step_state: str, *, step_s: float, left: int) -> datetime:
+    """`left`: how many steps after this one were begun. They were undone before it."""
+    done_at = started_at + timedelta(seconds=step_s)
+    if step_state != Step.State.UNDONE:
+        return done_at
+    return done_at + timedelta(seconds=step_s * left + _UNDO_S * (left + 1))
 
 
 def _step_state(state: str, position: int, reached: int, error: str) -> tuple[str, str]:

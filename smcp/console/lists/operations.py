@@ -17,7 +17,7 @@ from smcp.console import badges
 from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
 from smcp.console.pages import operation as page
-from smcp.console.pages.operation import title_of
+from smcp.console.pages.steps import title_of
 from smcp.console.templatetags.console import took
 
 

@@ -24,7 +24,7 @@ from hosting.models.health import Health
 from smcp.console import charts
 from smcp.console.charts import Bucket
 from smcp.console.pages import history
-from smcp.console.pages.operation import title_of
+from smcp.console.pages.steps import title_of
 from tenants.models import Tenant
 
 _OPEN = [Operation.State.PENDING, Operation.State.RUNNING, Operation.State.UNWINDING]

@@ -167,6 +167,12 @@ def meter(part: float, whole: float) -> SafeString:
     return charts.meter(part, whole)
 
 
+@register.simple_tag
+def progress(part: float, whole: float, operation_state: str) -> SafeString:
+    """How far an Operation got, in the tone of its state."""
+    return charts.progress(part, whole, badges.tone_of("operation", operation_state))
+
+
 @register.filter
 def kind(value: str) -> str:
     """`kv_namespace` → `KV namespace`."""
