@@ -16,7 +16,7 @@ LIVE_WITHIN_MS = 60_000
 HEALTHY_WITHIN_S = 60
 
 
-@pytest.mark.acceptance("S4.1", "S4.7", "S4.21")
+@pytest.mark.acceptance("S4.1", "S4.7")
 @pytest.mark.timeout(200)
 def test_an_operator_signs_in_deploys_from_the_catalog_watches_it_go_live_and_turn_healthy(
     platform: Platform, tenant: TenantDoors, browser: Browser
