@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import Count, Model
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -41,6 +43,9 @@ class ConsoleAdmin(ModelAdmin):
     """
 
     list_title = ""
+    nouns: tuple[str, str] | None = (
+        None  # what its rows are called: (one, many); the model's own words when absent
+    )
     chips: str = ""
     chips_family: str = ""
     tabs: Sequence[tuple[str, str]] = ()  # (label, URL name) of the lists that belong together
@@ -116,6 +121,12 @@ class ConsoleAdmin(ModelAdmin):
         """What the detail page shows; at least `title`."""
         return {}
 
+    def one(self) -> str:
+        return self.nouns[0] if self.nouns else str(self.opts.verbose_name)
+
+    def many(self) -> str:
+        return self.nouns[1] if self.nouns else str(self.opts.verbose_name_plural)
+
     def title(self) -> str:
         return self.list_title or str(self.opts.verbose_name_plural).capitalize()
 
@@ -126,13 +137,8 @@ class ConsoleAdmin(ModelAdmin):
         if not self.chips:
             return []
         field = self.model._meta.get_field(self.chips)
-        counts: dict[str, int] = dict(
-            self.model._default_manager.order_by()
-            .values_list(self.chips)
-            .annotate(n=Count("pk"))
-            .values_list(self.chips, "n")
-        )
         lookup = f"{self.chips}__exact"
+        counts = self._chip_counts(request, lookup)
         now = request.GET.get(lookup)
 
         def url(value: str | None) -> str:
@@ -157,6 +163,20 @@ class ConsoleAdmin(ModelAdmin):
                     }
                 )
         return chips
+
+    def _chip_counts(self, request: HttpRequest, lookup: str) -> dict[str, int]:
+        """How many rows the list would show for each value: with the search and all other filters, without this one."""
+        without = copy(request)
+        query = request.GET.copy()
+        for gone in (lookup, "p"):
+            query.pop(gone, None)
+        without.GET = query  # type: ignore[assignment]
+        try:
+            listed = self.get_changelist_instance(without).queryset
+        except IncorrectLookupParameters:  # the list itself says so
+            return {}
+        rows = self.model._default_manager.filter(pk__in=listed.order_by().values("pk")).order_by()
+        return dict(rows.values_list(self.chips).annotate(n=Count("pk")).values_list(self.chips, "n"))
 
 
 _NARROWING = frozenset(

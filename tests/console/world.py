@@ -29,6 +29,7 @@ class World:
     running: Operation
     failed: Operation
     account: Account
+    retired: Server  # with a retired environment, which was healthy to the end
 
 
 def build_world(operator: User, *, prefix: str = "") -> World:
@@ -111,7 +112,12 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         make.make_probe(
             production, at=now - timedelta(hours=8, minutes=50 - n), failure="timeout" if n < 3 else ""
         )
+    preview = make.make_environment(server, account, "preview", state="retired")
+    make.make_health(preview)
     staging = make.make_environment(server, account, "staging", access=["public"])
+    unusable = make.make_release(
+        staging, versions[1], at=now - timedelta(hours=7), state="removed", removed_at=now
+    )
     staged = make.make_release(staging, versions[2], at=now - timedelta(hours=6))
     make.make_deployment(staging, [(staged, 100)], at=now - timedelta(hours=6))
     make.make_health(staging, "slow", last_latency_ms=2310.0)
@@ -135,6 +141,10 @@ def build_world(operator: User, *, prefix: str = "") -> World:
                 where, "healthy", "unhealthy", at=now - timedelta(minutes=18), reason="upstream_error"
             )
             make.make_incident(where, started_at=now - timedelta(minutes=18), reason="upstream_error")
+    retired = make.make_server(
+        acme, "forecast", name="Forecast", state="retired", at=now - timedelta(days=30), created_by=actor
+    )
+    make.make_health(make.make_environment(retired, account, state="retired"))
     paused = make.make_server(
         late, "archive", name="Archive", state="suspended", suspended_reason="Under review"
     )
@@ -171,7 +181,40 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         (acme, "server.created", "server", server.id, {"slug": "calculator", "catalog": "starter"}),
         (acme, "version.uploaded", "version", versions[2].id, {"number": 3}),
         (late, "tenant.suspended", "tenant", late.id, {"reason": late.suspended_reason}),
-        (acme, "deployment.requested", "operation", running.id, {"versions": "v3 100 %"}),
+        (
+            acme,
+            "operation.deploy_requested",
+            "operation",
+            running.id,
+            {
+                "server": server.id,
+                "environment": production.id,
+                "targets": [{"version": versions[2].id, "number": 3, "percentage": "100"}],
+            },
+        ),
+        (
+            acme,
+            "deployment.activated",
+            "deployment",
+            running.id,
+            {
+                "environment": None,
+                "releases": [
+                    {"id": unusable.id, "is_new": True, "percentage": "90"},
+                    {"id": releases[1].id, "is_new": False, "percentage": "10"},
+                ],
+            },
+        ),
+        (
+            acme,
+            "environment.updated",
+            "environment",
+            production.id,
+            {
+                "before": {"access": ["api_key"], "egress_allow": []},
+                "after": {"access": ["api_key", "public"], "egress_allow": ["api.example.com:443"]},
+            },
+        ),
     ):
         audit.record(
             tenant_id=tenant.id, actor=actor, action=action, object_kind=subject, object_id=id_, detail=detail
@@ -185,4 +228,5 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         running=running,
         failed=failed,
         account=account,
+        retired=retired,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -20,6 +22,7 @@ from smcp.console.templatetags.console import short
 @admin.register(AuditEvent)
 class AuditAdmin(ConsoleAdmin):
     list_title = "Audit"
+    nouns = ("change", "changes")
     list_display = ("action_code", "tenant_link", "who", "object_words", "what", "correlation_short", "when")
     search_fields = ("action", "object_id", "actor", "correlation", "tenant__slug")
     search_help_text = "Search by action, object id, actor, correlation id or tenant"
@@ -70,21 +73,54 @@ class AuditAdmin(ConsoleAdmin):
 
 
 def details(detail: dict[str, Any]) -> SafeString:
-    """`reason: unpaid · slug: acme`. Long values are cut; the whole stands in the title."""
-    if not detail:
+    """`reason: unpaid · access: api_key → public`. Ids are shortened; the whole stands in the title."""
+    rows = [(name.replace("_", " "), *pair) for name, pair in _pairs(detail)]
+    if not rows:
         return link_to(None)
-    rows = [(name.replace("_", " "), str(value), _cut(value)) for name, value in detail.items()]
     return format_html(
         '<span class="c-pairs">{}</span>',
-        format_html_join("", '<span title="{1}"><small>{0}</small> {2}</span>', rows),
+        format_html_join("", '<span title="{2}"><small>{0}:</small> {1}</span>', rows),
     )
 
 
-def _cut(value: Any) -> str:
+def _pairs(detail: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(name, (shown, whole)). What a change replaced stands before what it became; what is null says nothing."""
+    before, after = detail.get("before"), detail.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            old, new = before.get(name), after.get(name)
+            yield name, (f"{_say(old)} → {_say(new)}", f"{_say(old, whole=True)} → {_say(new, whole=True)}")
+    for name, value in detail.items():
+        if value is not None and not (name in {"before", "after"} and isinstance(value, dict)):
+            yield name, (_say(value), _say(value, whole=True))
+
+
+def _say(value: Any, *, whole: bool = False) -> str:
+    """JSON as people write it: `yes`, `api:read, api:write`, `version 3, 100 %`."""
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        text = ", ".join(f"{k} {v}" for k, v in value.items())
-    elif isinstance(value, list | tuple):
-        text = ", ".join(str(v) for v in value)
-    else:
-        text = str(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+        return ", ".join(
+            _say_field(str(name), field, whole) for name, field in value.items() if field is not None
+        )
+    if isinstance(value, list):
+        between = "; " if any(isinstance(entry, dict | list) for entry in value) else ", "
+        return between.join(_say(entry, whole=whole) for entry in value)
+    text = str(value)
+    return text if whole else _LONG_NAME.sub(lambda found: f"…\N{WORD JOINER}{found[0][-8:]}", text)
+
+
+def _say_field(name: str, value: Any, whole: bool) -> str:
+    if name == "id":
+        return _say(value, whole=whole)
+    if name == "percentage":
+        return f"{float(value):g}\N{NO-BREAK SPACE}%"
+    if isinstance(value, bool) and name.startswith("is_"):
+        return f"{'' if value else 'not '}{name.removeprefix('is_')}"
+    return f"{name.replace('_', ' ')} {_say(value, whole=whole)}"
+
+
+#: Ids and digests: nobody reads them, and their ends differ.
+_LONG_NAME = re.compile(r"\b(?:[0-9a-hjkmnp-tv-z]{26}|[0-9a-f]{32,64})\b")

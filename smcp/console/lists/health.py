@@ -11,7 +11,8 @@ from hosting.models import Flip, HealthState, Incident, Probe
 from smcp.console import badges
 from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
-from smcp.console.templatetags.console import ms, took
+from smcp.console.lists.filters import Present
+from smcp.console.templatetags.console import ms, took, words
 
 
 class _OfEnvironment(ConsoleAdmin):
@@ -40,6 +41,7 @@ class _OfEnvironment(ConsoleAdmin):
 @admin.register(HealthState)
 class HealthAdmin(_OfEnvironment):
     list_title = "Health"
+    nouns = ("environment", "environments")
     list_display = (
         "where",
         "tenant_link",
@@ -74,7 +76,7 @@ class HealthAdmin(_OfEnvironment):
 
     @column("Last failure")
     def reason(self, obj: HealthState) -> str:
-        return obj.last_failure.replace("_", " ") or "—"
+        return words(obj.last_failure) or "—"
 
     @column("Last seen", ordering="last_seen_at")
     def seen(self, obj: HealthState) -> SafeString:
@@ -89,7 +91,7 @@ class HealthAdmin(_OfEnvironment):
 class ProbeAdmin(_OfEnvironment):
     list_title = "Probes"
     list_display = ("where", "tenant_link", "verdict", "latency", "era", "at_time")
-    list_filter = ("is_ok", "era")
+    list_filter = ("is_ok", ("era", Present))
     empty_title = "No probes in the last day"
     empty_text = "Probes are sent when an environment has no traffic of its own. They are kept for a day."
 
@@ -97,7 +99,7 @@ class ProbeAdmin(_OfEnvironment):
     def verdict(self, obj: Probe) -> SafeString:
         if obj.is_ok:
             return badges.badge("probe", "ok", "Answered")
-        return badges.badge("probe", "failed", obj.failure.replace("_", " ").capitalize() or "Failed")
+        return badges.badge("probe", "failed", words(obj.failure).capitalize() or "Failed")
 
     @column("Latency", ordering="latency_ms")
     def latency(self, obj: Probe) -> str:
@@ -111,7 +113,8 @@ class ProbeAdmin(_OfEnvironment):
 @admin.register(Flip)
 class FlipAdmin(_OfEnvironment):
     list_title = "Changes of health"
-    list_display = ("where", "tenant_link", "old_badge", "new_badge", "reason", "at_time")
+    nouns = ("change", "changes")
+    list_display = ("where", "tenant_link", "old_badge", "new_badge", "why", "at_time")
     empty_title = "No changes of health yet"
     empty_text = "When an environment turns slow, stops answering or recovers, it is written down here."
 
@@ -122,6 +125,10 @@ class FlipAdmin(_OfEnvironment):
     @column("Became", ordering="new")
     def new_badge(self, obj: Flip) -> SafeString:
         return badges.badge("health", obj.new, obj.get_new_display())
+
+    @column("Reason")
+    def why(self, obj: Flip) -> str:
+        return words(obj.reason) or "—"
 
     @column("When", ordering="id")
     def at_time(self, obj: Flip) -> SafeString:
@@ -145,7 +152,7 @@ class IncidentAdmin(_OfEnvironment):
 
     @column("Reason")
     def why(self, obj: Incident) -> str:
-        return obj.reason.replace("_", " ") or "—"
+        return words(obj.reason) or "—"
 
     @column("Started", ordering="started_at")
     def started(self, obj: Incident) -> SafeString:

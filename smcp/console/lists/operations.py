@@ -16,6 +16,7 @@ from hosting.models import Operation
 from smcp.console import badges
 from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import times, two_lines
+from smcp.console.lists.filters import Present
 from smcp.console.pages import operation as page
 from smcp.console.pages.steps import title_of
 from smcp.console.templatetags.console import took
@@ -25,7 +26,7 @@ from smcp.console.templatetags.console import took
 class OperationAdmin(ConsoleAdmin):
     list_display = ("operation", "target", "tenant_link", "state_badge", "progress", "duration", "started")
     list_display_links = ("operation",)
-    list_filter = ("kind",)
+    list_filter = (("kind", Present),)
     search_fields = ("id", "server__slug", "tenant__slug", "correlation")
     search_help_text = "Search by server, tenant, id or correlation id"
     chips, chips_family = "state", "operation"

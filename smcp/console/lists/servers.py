@@ -16,9 +16,11 @@ from smcp.console import badges
 from smcp.console.actions import deployments, servers
 from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import health_counts, health_summary, times, two_lines
+from smcp.console.lists.filters import Present
 from smcp.console.pages import environment as environment_page
 from smcp.console.pages import server as server_page
 from smcp.console.pages import version as version_page
+from smcp.console.pages.health import health_of
 from smcp.console.templatetags.console import short, size
 
 DEPLOY = ("Deploy from the catalog", "admin:console_deploy")
@@ -36,7 +38,7 @@ class ServerAdmin(ConsoleAdmin):
         "deployed",
     )
     list_display_links = ("server",)
-    list_filter = ("kind", "catalog_slug")
+    list_filter = (("kind", Present), ("catalog_slug", Present))
     search_fields = ("slug", "name", "tenant__slug", "tenant__name")
     search_help_text = "Search by server or tenant"
     chips, chips_family = "state", "server"
@@ -120,7 +122,7 @@ class EnvironmentAdmin(ConsoleAdmin):
         "account",
     )
     list_display_links = ("environment",)
-    list_filter = ("slug", "account")
+    list_filter = (("slug", Present), "account")
     search_fields = ("slug", "server__slug", "server__name", "tenant__slug")
     search_help_text = "Search by server, tenant or environment"
     chips, chips_family = "state", "environment"
@@ -174,18 +176,22 @@ class EnvironmentAdmin(ConsoleAdmin):
 
     @column("Health", ordering="health__state")
     def health_badge(self, obj: Environment) -> SafeString:
-        health = getattr(obj, "health", None)
+        health = health_of(obj)
         return badges.badge("health", health.state, health.get_state_display()) if health else link_to(None)
 
     @column("Serving", ordering="serving_version")
     def serving(self, obj: Any) -> str | SafeString:
+        if obj.state == Environment.State.RETIRED:
+            return link_to(None)
         if obj.serving_version is None:
             return format_html('<span class="c-none">{}</span>', "nothing yet")
         more = (obj.serving_count or 1) - 1
         return f"v{obj.serving_version}" + (f" and {more} more" if more else "")
 
     @column("Who may call")
-    def access_words(self, obj: Environment) -> str:
+    def access_words(self, obj: Environment) -> str | SafeString:
+        if obj.state == Environment.State.RETIRED:
+            return link_to(None)
         return (
             ", ".join(Environment.Access(a).label for a in obj.access if a in Environment.Access.values)
             or "nobody"
@@ -199,7 +205,7 @@ class VersionAdmin(ConsoleAdmin):
         "server_link",
         "digest_short",
         "size_word",
-        "compatibility_date",
+        "compatibility",
         "module_count",
         "created",
     )
@@ -233,6 +239,10 @@ class VersionAdmin(ConsoleAdmin):
     @column("Size", ordering="size_bytes")
     def size_word(self, obj: Version) -> str:
         return size(obj.size_bytes)
+
+    @column("Compatibility", ordering="compatibility_date")
+    def compatibility(self, obj: Version) -> str:
+        return f"{obj.compatibility_date:%Y-%m-%d}"
 
     @column("Modules")
     def module_count(self, obj: Version) -> int:

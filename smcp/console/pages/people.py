@@ -1,4 +1,4 @@
-"""Actors as people know them: `user:<id>` is an e-mail address, `key:<id>` the key's name."""
+"""Actors as people know them: `user:<id>` is an e-mail address, `key:<id>` and `operator:<id>` the name of a key and whose it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def describe(actors: Iterable[str]) -> dict[str, str]:
     for user in User.objects.filter(id__in=wanted.get("user", ())):
         names[f"user:{user.id}"] = user.email
     for key in ApiKey.objects.filter(id__in=wanted.get("key", ())):
-        names[f"key:{key.id}"] = f"key “{key.name}”"
+        names[f"key:{key.id}"] = f"API key “{key.name}”"
     for operator in OperatorKey.objects.filter(id__in=wanted.get("operator", ())):
-        names[f"operator:{operator.id}"] = f"operator key “{operator.name}”"
+        names[f"operator:{operator.id}"] = f"An operator, with the key “{operator.name}”"
     return names
