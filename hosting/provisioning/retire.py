@@ -17,7 +17,18 @@ from django.utils import timezone
 
 from hosting import routing
 from hosting.cloudflare.port import ResourceKind
-from hosting.models import Binding, Deployment, Environment, Operation, Release, Resource, Secret, Server
+from hosting.models import (
+    Binding,
+    Deployment,
+    Environment,
+    HealthState,
+    Incident,
+    Operation,
+    Release,
+    Resource,
+    Secret,
+    Server,
+)
 from hosting.provisioning.removal import GONE, remove
 from hosting.provisioning.steps import NotYet, Run, Step
 from smcp.common import audit
@@ -106,7 +117,7 @@ class DeleteR2Buckets(RemoveResources):
 
 
 class CloseBooks(Step):
-    """Only rows: Releases, Bindings, secrets; then the Environments and the Server are retired."""
+    """Only rows: Releases, Bindings, secrets, beliefs of health; then the Environments and the Server are retired."""
 
     name: ClassVar[str] = "close_books"
     bound: ClassVar[int | None] = None
@@ -121,6 +132,8 @@ class CloseBooks(Step):
             )
             Binding.objects.filter(**mine).delete()
             Secret.objects.filter(**mine).delete()
+            HealthState.objects.filter(**mine).delete()
+            Incident.objects.filter(**mine, ended_at=None).update(ended_at=now)
             Environment.objects.filter(
                 tenant_id=run.tenant_id, id__in=[environment.id for environment in environments]
             ).update(state=Environment.State.RETIRED)

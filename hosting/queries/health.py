@@ -6,12 +6,13 @@ from datetime import datetime
 
 from django.db.models import QuerySet
 
-from hosting.models import Flip, HealthState, Incident, LatencySample
+from hosting.models import Environment, Flip, HealthState, Incident, LatencySample
 
 
 def get_health(*, tenant_id: str, environment_id: str) -> HealthState | None:
-    """None: nothing was deployed yet, so nobody looked."""
-    return HealthState.objects.filter(tenant_id=tenant_id, environment_id=environment_id).first()
+    """None: nothing was deployed yet, so nobody looked; or it is retired."""
+    beliefs = HealthState.objects.filter(tenant_id=tenant_id, environment_id=environment_id)
+    return beliefs.exclude(environment__state=Environment.State.RETIRED).first()
 
 
 def list_flips(*, tenant_id: str, environment_id: str) -> QuerySet[Flip]:

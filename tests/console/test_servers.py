@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
-from hosting.models import Environment, Operation, Server
+from hosting.models import Environment, Operation, Release, Server
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_system
 from tenants.models import Tenant
@@ -82,6 +82,55 @@ def test_a_release_is_rolled_back_by_a_click_and_lands_on_the_live_operation(
         operation = Operation.objects.filter(environment=world.environment).order_by("-id")[0]
     assert operation.requested_by == f"user:{world.operator.id}"
     assert [target["number"] for target in operation.input["targets"]] == [1]
+
+
+def test_only_what_has_worked_can_be_rolled_back_to(visitor: Visitor, world: World) -> None:
+    finish(world.running)
+    with as_system():
+        broken = factories.make_release(world.environment, world.version, state=Release.State.REMOVED)
+        spare = factories.make_release(world.environment, world.version, state=Release.State.VERIFIED)
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+
+    def offers_of(release: str) -> Locator:
+        row = page.locator("#releases tr").filter(has=page.get_by_text(release, exact=True))
+        expect(row).to_have_count(1)
+        return row.get_by_role("button")
+
+    expect(offers_of("r1")).to_have_text("Roll back")  # removed, but it served
+    expect(offers_of(str(broken))).to_have_count(0)
+    expect(offers_of(str(spare))).to_have_text("Go forward")
+    expect(page.locator("#releases tr", has_text=str(broken))).to_contain_text("never served")
+
+
+def test_bindings_leave_scripts_out(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/environment/{world.environment.id}/")
+    expect(page.locator("#bindings tbody tr")).to_have_count(3)
+    expect(page.locator("#bindings")).not_to_contain_text("Script")
+
+
+def test_what_is_retired_has_no_health(visitor: Visitor, world: World) -> None:
+    with as_system():
+        preview = Environment.objects.get(server=world.server, slug="preview")
+    page = visitor.open(f"/hosting/environment/?q={world.tenant.slug}&state__exact=retired")
+    expect(page.locator("#result_list tbody tr")).to_have_count(2)
+    for path in (
+        f"/hosting/environment/?q={world.tenant.slug}&state__exact=retired",
+        f"/hosting/environment/{preview.id}/",
+        f"/hosting/server/{world.retired.id}/",
+    ):
+        page = visitor.open(path)
+        expect(page.locator("#content [data-state=retired]").first).to_be_visible()
+        expect(page.locator("#content [data-state=healthy]")).to_have_count(0)
+    page = visitor.open(f"/tenants/tenant/{world.tenant.id}/")
+    expect(page.locator("#servers .c-envlink")).to_have_text(["production", "staging"])
+
+
+def test_a_retired_server_offers_nothing_that_is_gone(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/server/{world.retired.id}/")
+    expect(page.locator("#content")).to_contain_text("answers 404: it is retired")
+    expect(page.get_by_role("button", name="Copy")).to_have_count(0)
+    expect(page.get_by_text("Connect a client")).to_have_count(0)
+    expect(page.get_by_text("Upload one")).to_have_count(0)
 
 
 def test_a_version_may_get_a_share_of_the_traffic_first(visitor: Visitor, world: World) -> None:

@@ -64,7 +64,9 @@ def context() -> dict[str, Any]:
         .select_related("server", "server__tenant", "environment")
         .order_by("-id")[:5],
         "flips": Flip.objects.select_related("environment__server__tenant")[:6],
-        "incidents": Incident.objects.filter(ended_at=None).select_related("environment__server__tenant")[:6],
+        "incidents": Incident.objects.filter(ended_at=None)
+        .exclude(environment__state=Environment.State.RETIRED)
+        .select_related("environment__server__tenant")[:6],
         "accounts": accounts,
         "first_steps": _first_steps(
             has_account=bool(accounts), has_tenant=bool(tenants["n"]), has_server=bool(servers["n"])

@@ -6,11 +6,13 @@ from typing import Any
 
 from django.utils import timezone
 
+from hosting.cloudflare.port import ResourceKind
 from hosting.dataplane.contract import Limits
-from hosting.models import Deployment, Environment, Operation, Release
+from hosting.models import Deployment, DeploymentTarget, Environment, Operation, Release
 from smcp.console import charts
 from smcp.console.pages import history
 from smcp.console.pages.endpoints import describe_endpoint
+from smcp.console.pages.health import health_of
 from smcp.console.pages.people import describe
 
 #: What the chart may show: name in the address → (hours, buckets, words).
@@ -35,7 +37,12 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
     )
     active = next((d for d in deployments if d.is_active), None) or _active(environment)
     serving = {t.release_id: t.percentage for t in active.targets.all()} if active else {}
-    health = getattr(environment, "health", None)
+    served = set(
+        DeploymentTarget.objects.filter(
+            tenant_id=environment.tenant_id, deployment__environment=environment
+        ).values_list("release_id", flat=True)
+    )
+    health = health_of(environment)
     newest = {t.release.number for t in active.targets.all()} if active else set()
     releases = list(environment.releases.select_related("version")[:20])
     secrets = list(environment.secrets.filter(is_current=True))
@@ -58,10 +65,12 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
         "max_ms": max((b.max_ms or 0.0 for b in buckets), default=0.0) if requests else None,
         "active": active,
         "deployments": deployments,
-        "releases": [_release(r, serving, newest) for r in releases],
+        "releases": [_release(r, serving, served, newest) for r in releases],
         "versions": environment.server.versions.all()[:20],
         "bindings": environment.bindings.select_related("resource"),
-        "unbound": environment.resources.filter(bindings=None).exclude(state="deleted"),
+        "unbound": environment.resources.filter(bindings=None)
+        .exclude(state="deleted")
+        .exclude(kind=ResourceKind.SCRIPT),
         "secrets": secrets,
         "flips": environment.flips.all()[:8],
         "incidents": environment.incidents.all()[:5],
@@ -86,13 +95,15 @@ def _active(environment: Environment) -> Deployment | None:
     )
 
 
-def _release(release: Release, serving: dict[str, Any], newest: set[int]) -> dict[str, Any]:
+def _release(release: Release, serving: dict[str, Any], served: set[str], newest: set[int]) -> dict[str, Any]:
     share = serving.get(release.id)
+    has_served = release.id in served
     return {
         "row": release,
         "share": share,
-        # Any older release can come back: its version is deployed again, under a new release when its script is gone.
-        "can_return": share is None,
+        "has_served": has_served,
+        # What has worked can come back: its version is deployed again, under a new release when its script is gone.
+        "can_return": share is None and (has_served or release.state == Release.State.VERIFIED),
         "word": "Roll back" if release.number < max(newest, default=0) else "Go forward",
     }
 

@@ -10,6 +10,7 @@ from hosting.models import Deployment, Environment, Operation, Server
 from smcp.console import charts
 from smcp.console.pages import history
 from smcp.console.pages.endpoints import describe_endpoint
+from smcp.console.pages.health import health_of
 from smcp.console.pages.people import describe
 
 
@@ -50,7 +51,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
     return {
         "row": environment,
         "endpoint": describe_endpoint(environment),
-        "health": getattr(environment, "health", None),
+        "health": health_of(environment),
         "deployment": active[0] if active else None,
         "strip": charts.uptime_strip(buckets),
         "requests": sum(b.requests for b in buckets),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Prefetch
 from django.utils import timezone
 
-from hosting.models import Operation, Server
+from hosting.models import Environment, Operation, Server
 from smcp.common.audit import AuditEvent
 from smcp.console.pages.people import describe
 from tenants.models import ApiKey, Member, Tenant
@@ -19,7 +20,14 @@ def context(tenant: Tenant) -> dict[str, Any]:
     servers = list(
         Server.objects.filter(tenant=tenant)
         .exclude(state=Server.State.RETIRED)
-        .prefetch_related("environments__health")
+        .prefetch_related(
+            Prefetch(
+                "environments",
+                queryset=Environment.objects.exclude(state=Environment.State.RETIRED)
+                .select_related("health")
+                .order_by("id"),
+            )
+        )
         .order_by("slug")
     )
     events = list(AuditEvent.objects.filter(tenant=tenant)[:8])

@@ -8,7 +8,16 @@ import pytest
 from django.utils import timezone
 
 from hosting.cloudflare.port import ResourceKind
-from hosting.models import Environment, Operation, Release, Resource, Secret, Server
+from hosting.models import (
+    Environment,
+    HealthState,
+    Incident,
+    Operation,
+    Release,
+    Resource,
+    Secret,
+    Server,
+)
 from hosting.operations.deployments import retire_environment
 from hosting.operations.rows import ServerGone
 from smcp.common.tenancy import as_system
@@ -29,6 +38,9 @@ def test_a_retired_server_leaves_nothing_and_its_neighbour_keeps_everything(make
     world.secret("SECRET", "s")
     for each in (world, neighbour):
         each.deploy((each.version(), 100))
+        with as_system():
+            factories.make_health(each.environment, "unhealthy")
+            factories.make_incident(each.environment, started_at=timezone.now())
     kept = neighbour.in_ledger(of_all=False)
     operation = world.run(world.begin_retire())
     assert operation.state == Operation.State.SUCCEEDED, operation.error
@@ -42,6 +54,9 @@ def test_a_retired_server_leaves_nothing_and_its_neighbour_keeps_everything(make
         assert Server.objects.get(id=world.server.id).state == Server.State.RETIRED
         assert Environment.objects.get(id=world.environment.id).state == Environment.State.RETIRED
         assert not Secret.objects.filter(tenant_id=world.tenant_id).exists()
+        assert not HealthState.objects.filter(tenant_id=world.tenant_id).exists()
+        assert not Incident.objects.filter(tenant_id=world.tenant_id, ended_at=None).exists()
+        assert Incident.objects.filter(tenant_id=neighbour.tenant_id, ended_at=None).exists()
         assert {release.state for release in world.releases()} == {Release.State.REMOVED}
     with pytest.raises(ServerGone):
         world.begin_retire()
