@@ -10,6 +10,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
 from smcp.console.pages import dashboard, deploy
+from smcp.stack.operator import EMAIL
 
 if TYPE_CHECKING:  # the theme's class is Django's with more in its context, and has no types
     from django.contrib.admin import AdminSite as UnfoldAdminSite
@@ -24,6 +25,9 @@ class ConsoleSite(UnfoldAdminSite):
     index_title = "Dashboard"
     login_template = "console/login.html"
     index_template = "console/dashboard.html"
+    password_change_template = "console/password.html"  # noqa: S105 - a page
+    password_change_done_template = "console/password_done.html"  # noqa: S105 - a page
+    logout_template = "console/signed_out.html"
 
     def has_permission(self, request: HttpRequest) -> bool:
         return (
@@ -46,6 +50,22 @@ class ConsoleSite(UnfoldAdminSite):
 
     def deploy(self, request: HttpRequest) -> HttpResponse:
         return deploy.page(self, request)
+
+    def password_change(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
+        about: dict[str, Any] = {
+            "title": "Change your password",
+            "is_set_at_start": request.user.get_username() == EMAIL,
+        }
+        return super().password_change(request, {**(extra_context or {}), **about})
+
+    def password_change_done(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
+        return super().password_change_done(
+            request, {**(extra_context or {}), "title": "Your password was changed"}
+        )
 
     def app_index(
         self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None

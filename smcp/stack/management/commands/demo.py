@@ -33,6 +33,7 @@ from hosting.uploads import check_upload
 from smcp import env
 from smcp.common.errors import DomainError
 from smcp.common.tenancy import as_system, as_tenant
+from smcp.stack.operator import EMAIL
 from tenants import keys
 from tenants.models import ApiKey, OperatorKey, Tenant
 from tenants.operations import (
@@ -43,7 +44,6 @@ from tenants.operations import (
     revoke_api_key,
 )
 
-EMAIL: Final = "operator@smcp.localhost"
 TENANT: Final = "demo"
 SERVER: Final = "starter"
 ENVIRONMENT: Final = "production"
