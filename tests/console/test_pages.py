@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from hosting.models import Environment
+from smcp.common.audit import AuditEvent
 from smcp.common.tenancy import as_system
 from tenants.models import User
 from tests.console.conftest import Visitor
@@ -15,6 +19,7 @@ from tests.console.world import World
 from tests.factories import make_environment, make_server
 
 pytestmark = pytest.mark.browser
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
 
 def fits(page: Page) -> bool:
@@ -29,21 +34,75 @@ def test_every_page_of_a_busy_platform_renders(
     visitor = visit(width=width, scheme=scheme)
     visitor.sign_in(world.operator)
     expect(visitor.page).to_have_title("Dashboard · SMCP")
-    details = (
+    for path in ("/", "/deploy/", "/tenants/tenant/new/", "/password_change/", *LISTS, *details_of(world)):
+        page = visitor.open(path)
+        expect(page.locator("#content")).to_be_visible()
+        assert fits(page), f"{path} is wider than the screen"
+        assert page.title().endswith(" · SMCP"), f"{path} is called {page.title()}"
+
+
+def details_of(world: World) -> tuple[str, ...]:
+    with as_system():
+        retired = Environment.objects.get(server=world.retired)
+    return (
         f"/tenants/tenant/{world.tenant.id}/",
         f"/tenants/tenant/{world.tenant.id}/keys/new/",
         f"/hosting/server/{world.server.id}/",
+        f"/hosting/server/{world.retired.id}/",
         f"/hosting/environment/{world.environment.id}/",
         f"/hosting/environment/{world.environment.id}/?range=30d",
+        f"/hosting/environment/{retired.id}/",
         f"/hosting/version/{world.version.id}/",
         f"/hosting/operation/{world.running.id}/",
         f"/hosting/operation/{world.failed.id}/",
         f"/hosting/account/{world.account.id}/",
     )
-    for path in ("/", "/deploy/", "/tenants/tenant/new/", *LISTS, *details):
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read(visit: Callable[..., Visitor], world: World, scheme: str) -> None:
+    with as_system():  # more than one page of them
+        AuditEvent.objects.bulk_create(
+            AuditEvent(tenant=world.tenant, actor="system", action="a.b", object_kind="server", object_id="x")
+            for _ in range(51)
+        )
+    visitor = visit(scheme=scheme)
+    page = visitor.open("/login/")
+    assert page.evaluate(CONTRAST) == []
+    visitor.sign_in(world.operator)
+    for path in ("/", "/deploy/", "/tenants/tenant/new/", "/password_change/", *LISTS, *details_of(world)):
         page = visitor.open(path)
-        expect(page.locator("#content")).to_be_visible()
-        assert fits(page), f"{path} is wider than the screen"
+        assert page.evaluate(CONTRAST) == [], path
+
+
+def test_lists_say_what_their_rows_are(visitor: Visitor, world: World) -> None:
+    for path, words in (("flip", r"\d+ changes"), ("healthstate", r"\d+ environments")):
+        page = visitor.open(f"/hosting/{path}/")
+        expect(page.get_by_text(re.compile(words))).to_be_visible()
+    page = visitor.open("/hosting/flip/?q=billing")
+    expect(page.locator("#result_list")).to_contain_text("upstream error")
+    page = visitor.open("/hosting/version/")
+    expect(page.locator("#result_list .field-compatibility").first).to_have_text("2026-11-01")
+
+
+def test_filters_offer_only_what_there_is(visitor: Visitor, world: World) -> None:
+    page = visitor.open("/hosting/server/?catalog_slug__exact=starter")
+    page.get_by_text(re.compile(r"^\s*Filters")).click()
+    filters = page.locator("#changelist-filter")
+    expect(filters.locator("li", has_text="starter")).to_be_visible()
+    assert "" not in [text.strip() for text in filters.locator("li").all_inner_texts()]
+    expect(filters).not_to_contain_text("Aggregates Servers")
+    expect(filters).not_to_contain_text("Runs elsewhere")
+
+
+def test_chips_count_what_the_list_would_show(visitor: Visitor, world: World) -> None:
+    page = visitor.open(f"/hosting/healthstate/?q={world.tenant.slug}")
+    expect(page.locator("#result_list tbody tr")).to_have_count(2)
+    expect(page.locator(".c-chip", has_text="All")).to_have_text(re.compile(r"All\s*2"))
+    expect(page.locator(".c-chip", has_text="Healthy")).to_have_text(re.compile(r"Healthy\s*1"))
+    page.locator(".c-chip", has_text="Healthy").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator(".c-chip", has_text="All")).to_have_text(re.compile(r"All\s*2"))
 
 
 def test_every_page_of_an_empty_platform_says_what_to_do_next(
