@@ -16,6 +16,7 @@ from unfold.widgets import (
 
 from hosting.models import Environment
 from smcp.common.errors import DomainError
+from smcp.common.ids import new_id
 from smcp.common.slugs import SERVER_SLUG_MAX, TENANT_SLUG_MAX, validate_slug, validate_tenant_slug
 from tenants.models import ApiKey, Member, Tenant
 
@@ -69,6 +70,9 @@ class KeyForm(ConsoleForm):
 
     _EXPIRY = (("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year"), ("", "Never"))
 
+    once = forms.CharField(
+        max_length=26, initial=new_id, widget=forms.HiddenInput
+    )  # of one filling-in of the form
     name = forms.CharField(
         max_length=120,
         label="Name",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Error, expect
@@ -84,6 +85,30 @@ def test_a_key_is_shown_once_and_only_its_digest_is_kept(visitor: Visitor, tenan
     assert secret not in page.content()
     with pytest.raises(Error, match="ERR_CACHE_MISS"):
         page.go_back()  # the browser was told to keep nothing
+
+
+def test_loading_the_shown_key_again_makes_no_second_one(visitor: Visitor, tenant: Tenant) -> None:
+    page = visitor.open(f"/tenants/tenant/{tenant.id}/keys/new/")
+    page.get_by_label("Name").fill("Ada's laptop")
+    page.get_by_role("button", name="Create the key").click()
+    secret = page.locator("#secret").inner_text()
+    page.reload()
+    expect(page.get_by_text("is shown only once")).to_be_visible()
+    assert secret not in page.content()
+    with as_system():
+        assert ApiKey.objects.filter(tenant=tenant).count() == 1
+
+
+def test_the_form_for_a_key_stays_in_its_card_on_a_phone(
+    visit: Callable[..., Visitor], operator: User, tenant: Tenant
+) -> None:
+    visitor = visit(width=390)
+    visitor.sign_in(operator)
+    page = visitor.open(f"/tenants/tenant/{tenant.id}/keys/new/")
+    edge = page.locator("form.c-card").evaluate("form => form.getBoundingClientRect().right")
+    for label in page.locator("form.c-card label span, form.c-card .c-help").all():
+        assert label.evaluate("element => element.getBoundingClientRect().right") < edge, label.inner_text()
+        assert label.evaluate("element => element.scrollWidth <= element.clientWidth || !element.clientWidth")
 
 
 def test_a_key_never_has_both_kinds_of_scope(visitor: Visitor, tenant: Tenant) -> None:

@@ -18,6 +18,8 @@ from smcp.console.listing import url_of
 from tenants import operations
 from tenants.models import Tenant
 
+_MADE = "keys_made"  # in the session: the forms that have made their key
+
 
 def create(site: AdminSite, request: HttpRequest) -> HttpResponse:
     form = TenantForm(request.POST or None)
@@ -95,7 +97,10 @@ def add_member(request: HttpRequest, object_id: str) -> HttpResponse:
 
 
 def create_key(site: AdminSite, request: HttpRequest, object_id: str) -> HttpResponse:
-    """The answer to the POST is the only page that ever shows the key; it is not stored anywhere, so it cannot be opened again."""
+    """The answer to the POST is the only page that ever shows the key; it is not stored anywhere, so it cannot be opened again.
+
+    A browser that loads that page again sends the same form again: that makes no second key.
+    """
     tenant = get_object_or_404(Tenant, pk=object_id)
     form = KeyForm(request.POST or None, tenant=tenant)
     context = {
@@ -111,6 +116,12 @@ def create_key(site: AdminSite, request: HttpRequest, object_id: str) -> HttpRes
         "back": url_of(tenant),
     }
     if request.method == "POST" and form.is_valid():
+        if form.cleaned_data["once"] in request.session.get(_MADE, []):
+            messages.warning(
+                request,
+                "The key was made the first time, and is shown only once. If you have not copied it, revoke it and create another one.",
+            )
+            return redirect(f"{url_of(tenant)}#keys")
         try:
             key, secret = operations.create_api_key(
                 tenant_id=tenant.id,
@@ -124,6 +135,7 @@ def create_key(site: AdminSite, request: HttpRequest, object_id: str) -> HttpRes
         except DomainError as exc:
             form.take(exc)
         else:
+            request.session[_MADE] = [*request.session.get(_MADE, []), form.cleaned_data["once"]][-20:]
             return TemplateResponse(
                 request,
                 "console/key.html",
