@@ -3,25 +3,30 @@
 Refused: anything but UTF-8 JSON, NaN and Infinity, nesting deeper than MAX_DEPTH, an id or method that UTF-8 cannot say (half
 a surrogate pair, which JSON can escape), and a key that stands twice in one of the top three levels (the message, its params,
 and what stands in those): a server behind us might take the other copy than the one we checked. The body itself goes on unchanged.
+
+An ordinary body is decoded whole; of a large one only what is looked at is (`skim.py`), with the same verdict.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
 from hosting.dataplane.errors import INVALID_REQUEST, PARSE_ERROR, JsonRpcId, Refusal
+from hosting.dataplane.skim import Repeated, skim
 
 MAX_DEPTH = 128
 MAX_BATCH = 100
 MAX_METHOD = 256
 MAX_ID = 1024
-PARSE_ASIDE_BYTES = (
-    128 * 1024
-)  # larger bodies are parsed in a thread, so that neighbours are served meanwhile
+LARGE_BYTES = (
+    64 * 1024
+)  # larger bodies are skimmed, in a thread: what they hold may be cheap to send and dear to build
 
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # One level in, one level out, as signed bytes. Which kind of bracket it is the decoder judges.
@@ -39,13 +44,9 @@ class Message:
     params: dict[str, Any]
 
 
-class _Repeated(dict):
-    """An object in which a key stood twice."""
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
-    return made if len(made) == len(pairs) else _Repeated(made)
+    return made if len(made) == len(pairs) else Repeated(made)
 
 
 def _refuse_constant(name: str) -> None:
@@ -80,7 +81,7 @@ def _decode(body: bytes) -> Any:
 
 
 def _repeats_a_key(value: Any, levels: int) -> bool:
-    if isinstance(value, _Repeated):
+    if isinstance(value, Repeated):
         return True
     if levels == 1:
         return False
@@ -131,9 +132,15 @@ def _message(value: Any) -> Message:
     return Message("notification" if request_id is None else "request", request_id, method, params)
 
 
-def parse(body: bytes) -> Message | list[Message]:
-    """One message, or a batch of at least one. Raises Refusal (-32700 or -32600)."""
-    value = _decode(body)
+def parse(body: bytes, *, gives_way: bool = False) -> Message | list[Message]:
+    """One message, or a batch of at least one. Raises Refusal (-32700 or -32600).
+
+    `params` of a body larger than LARGE_BYTES hold their names, and of their values what the gateway looks at.
+    """
+    if len(body) <= LARGE_BYTES:
+        value = _decode(body)
+    else:
+        value = skim(body, max_depth=MAX_DEPTH, max_batch=MAX_BATCH, gives_way=gives_way)
     if not isinstance(value, list):
         return _message(value)
     if not 0 < len(value) <= MAX_BATCH:
@@ -145,6 +152,12 @@ def parse(body: bytes) -> Message | list[Message]:
     return messages
 
 
+# One thread: two would not parse faster, only keep the loop from its turn for longer.
+_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse")
+
+
 async def parse_body(body: bytes) -> Message | list[Message]:
     """`parse`, in a thread for a large body."""
-    return await asyncio.to_thread(parse, body) if len(body) > PARSE_ASIDE_BYTES else parse(body)
+    if len(body) <= LARGE_BYTES:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_aside, partial(parse, body, gives_way=True))
