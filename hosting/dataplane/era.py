@@ -14,7 +14,7 @@ import msgspec
 
 from hosting.dataplane.contract import Era, Route
 from hosting.dataplane.errors import NOT_ACCEPTABLE, NOT_JSON, JsonRpcId, Refusal
-from hosting.dataplane.jsonrpc import Message
+from hosting.dataplane.jsonrpc import MAX_BATCH, Message
 
 LEGACY_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_REVISIONS = ("2026-07-28",)
@@ -102,14 +102,22 @@ class Spoken(msgspec.Struct):
 
 
 _spoken = msgspec.json.Decoder(Spoken)
-_spoken_many = msgspec.json.Decoder(list[Spoken])
+# Not a list: that would be built to its end before it is counted. This array is refused at the first item too many.
+_Batch = msgspec.defstruct(
+    "_Batch",
+    [(f"at{at}", Spoken | msgspec.UnsetType, msgspec.UNSET) for at in range(MAX_BATCH)],
+    array_like=True,
+    forbid_unknown_fields=True,
+)
+_batch = msgspec.json.Decoder(_Batch)
 
 
 def hear(data: bytes) -> list[Spoken]:
-    """The messages of a body or an event: one, or those of a batch. Raises msgspec.MsgspecError."""
+    """The messages of a body or an event: one, or those of a batch (MAX_BATCH). Raises msgspec.MsgspecError."""
     try:
         if data.lstrip()[:1] == b"[":
-            return _spoken_many.decode(data)
+            told = msgspec.structs.astuple(_batch.decode(data))
+            return [message for message in told if message is not msgspec.UNSET]
         return [_spoken.decode(data)]
     except RecursionError as exc:
         raise msgspec.DecodeError("nested too deep") from exc

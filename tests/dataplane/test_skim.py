@@ -10,11 +10,13 @@ import tracemalloc
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hosting.dataplane import skim as skimming
+from hosting.dataplane.era import hear
 from hosting.dataplane.errors import Refusal
 from hosting.dataplane.jsonrpc import LARGE_BYTES, MAX_BATCH, MAX_DEPTH, Message, parse
 from hosting.dataplane.sessions import capability_bits
@@ -242,3 +244,20 @@ class TestCost:
         finally:
             tracemalloc.stop()
         assert peak < 2 * 1024 * 1024
+
+    @pytest.mark.parametrize("name", ["jsonrpc", "\\u006asonrpc"])
+    def test_a_batch_without_end_is_refused_before_it_is_built(self, name: str) -> None:
+        item = f'{{"{name}":""}},'
+        data = f"[{item * 1_000_000}{{}}]".encode()
+        tracemalloc.start()
+        try:
+            with pytest.raises(msgspec.MsgspecError):
+                hear(data)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 100_000
+
+    def test_a_batch_of_the_largest_size_is_heard(self) -> None:
+        data = json.dumps([{"jsonrpc": "2.0", "id": at, "result": {}} for at in range(MAX_BATCH)]).encode()
+        assert [message.id for message in hear(data)] == list(range(MAX_BATCH))
