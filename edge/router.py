@@ -26,7 +26,7 @@ from yarl import URL
 from edge.config import Config
 from edge.runtime.capnp import CF_HEADER, PROTO_HEADER
 from edge.runtime.process import Process, StartFailed
-from edge.runtime.relay import answer_with, open_upstream, passed_on, target_of
+from edge.runtime.relay import SERVER_OPTIONS, answer_with, open_upstream, passed_on, target_of
 from edge.runtime.worker import Gone, Worker
 from edge.scripts.model import ScriptKey
 
@@ -95,13 +95,7 @@ class Router:
         self._worker = worker
 
     def workers_app(self) -> web.Application:
-        app = web.Application(
-            handler_args={
-                "handler_cancellation": True,
-                "max_line_size": 64 * 1024,
-                "max_field_size": 64 * 1024,
-            }
-        )
+        app = web.Application(handler_args=SERVER_OPTIONS)
         app.router.add_route("*", "/{path:.*}", self.from_outside)
         return app
 

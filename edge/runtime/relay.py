@@ -40,11 +40,13 @@ PIPE_LIMIT = 256 * 1024
 Progress = Callable[[], None]
 
 
-# For servers whose clients are Workers or strangers: aiohttp logs every malformed request of theirs as our error.
+# For servers whose clients are Workers or strangers: aiohttp logs every malformed request of theirs as our error, and it unpacks
+# compressed bodies on the event loop, also those nobody reads, to pass them on under a header that then lies.
 SILENT = logging.getLogger("edge.silent")
 SILENT.setLevel(logging.CRITICAL + 1)
 SERVER_OPTIONS: dict[str, Any] = {
     "handler_cancellation": True,
+    "auto_decompress": False,
     "logger": SILENT,
     "max_line_size": MAX_HEADER,
     "max_field_size": MAX_HEADER,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import ipaddress
 import ssl
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -38,6 +42,15 @@ class Echo(BaseHTTPRequestHandler):
         body = f"{self.path} {self.headers.get('x-mine')} {edge_headers} {self.headers['host']}".encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """The bytes that came, under the header they came with."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("content-encoding", self.headers["content-encoding"])
         self.end_headers()
         self.wfile.write(body)
 
@@ -168,6 +181,53 @@ def test_a_name_that_does_not_resolve_is_cloudflares_1016(stage: Stage) -> None:
     name = stage.deploy(egress={"allow": ["nowhere.invalid:80"]})
     answer = stage.call(name, "/fetch?url=http://nowhere.invalid/")
     assert (answer.status_code, answer.text) == (530, "error code: 1016")
+
+
+SENDER = """
+  export default { async fetch(request) {
+    const { searchParams } = new URL(request.url);
+    const body = await request.arrayBuffer();
+    const headers = { "content-encoding": searchParams.get("encoding") };
+    const send = () => fetch(searchParams.get("url"), { method: "POST", headers, body });
+    const answers = await Promise.all(Array.from({ length: Number(searchParams.get("times")) }, send));
+    if (searchParams.has("pass")) return answers[0];
+    return Response.json(answers.map((answer) => answer.status));
+  } }"""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_compressed_body_leaves_and_comes_back_byte_for_byte(
+    open_stage: Stage, outside: Outside, encoding: str
+) -> None:
+    name = open_stage.deploy(SENDER, egress={"allow": [f"localhost:{outside.http}"]})
+    body = gzip.compress(b"x" * 300_000)
+    path = f"/?times=1&pass&encoding={encoding}&url=http://localhost:{outside.http}/"
+    headers = open_stage.headers(name)
+    with (
+        httpx.Client(trust_env=False, timeout=30) as client,
+        client.stream("POST", open_stage.url(path), content=body, headers=headers) as answer,
+    ):
+        assert (answer.status_code, answer.headers["content-encoding"]) == (200, encoding)
+        assert b"".join(answer.iter_raw()) == body
+
+
+def test_a_refused_body_that_would_unpack_to_a_flood_costs_no_more_than_another(stage: Stage) -> None:
+    """Unpacking 1.6 GB takes the edge seconds; to pass on or throw away the same bytes takes it none."""
+    name = stage.deploy(SENDER)
+    packer = zlib.compressobj(wbits=31)
+    flood = b"".join([*(packer.compress(bytes(2**20)) for _ in range(200)), packer.flush()])
+    assert stage.edge.process is not None
+    edge = psutil.Process(stage.edge.process.pid)
+
+    def cost_s(encoding: str) -> float:
+        before = edge.cpu_times()
+        path = f"/?times=8&encoding={encoding}&url=http://x.example.com/"
+        assert stage.call(name, path, method="POST", content=flood).json() == [403] * 8
+        after = edge.cpu_times()
+        return after.user + after.system - before.user - before.system
+
+    cost_s("identity")
+    assert cost_s("gzip") < 5 * cost_s("identity") + 0.5
 
 
 def test_raw_tcp_is_refused(stage: Stage) -> None:

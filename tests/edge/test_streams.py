@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import itertools
 from collections.abc import AsyncIterator
@@ -40,6 +41,28 @@ async def test_bodies_of_any_size_pass_both_ways(stage: Stage, size: int) -> Non
                 yield body[start : start + 65536]
 
         async with session.post(stage.url("/echo"), data=chunks()) as answer:
+            assert await answer.read() == body
+
+
+MIRROR = """
+  export default { async fetch(request) {
+    const body = await request.arrayBuffer();
+    const encoding = request.headers.get("content-encoding");
+    return new Response(body, { encodeBody: "manual", headers: { "content-encoding": encoding } });
+  } }"""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "none-of-these"])
+async def test_a_compressed_body_passes_byte_for_byte_both_ways(stage: Stage, encoding: str) -> None:
+    """Unpacking is for whoever reads it, and whether it really is what the header says is not ours to find out."""
+    name = stage.deploy(MIRROR)
+    headers = {"content-encoding": encoding}
+    for body in (gzip.compress(b"x" * 300_000), b"not compressed at all"):
+        async with (
+            stage.session(name) as session,
+            session.post(stage.url("/"), data=body, headers=headers, auto_decompress=False) as answer,
+        ):
+            assert (answer.status, answer.headers["content-encoding"]) == (200, encoding)
             assert await answer.read() == body
 
 
