@@ -6,6 +6,7 @@ Tokens come from `EDGE_ACCOUNTS` only, never from the command line. Everything i
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ class Config:
     recycle_mb: int = 192
     max_running: int = 200
     local_egress: frozenset[str] = frozenset()
+    name_servers: tuple[str, ...] = ()
 
     def account(self, account_id: str) -> Account | None:
         return next((account for account in self.accounts if account.id == account_id), None)
@@ -104,6 +106,13 @@ def parser() -> argparse.ArgumentParser:
         help="a private address Workers may reach when their upload allows it; may be repeated",
     )
     parser.add_argument(
+        "--dns",
+        action="append",
+        default=[],
+        metavar="ADDRESS[:PORT]",
+        help="a name server for what Workers fetch, instead of the system's; may be repeated",
+    )
+    parser.add_argument(
         "--faults", action="store_true", help="serve /_edge/faults: fail on request, for tests"
     )
     return parser
@@ -127,6 +136,9 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
             raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds below a day.")
     if not 0 <= flags.kv_write_interval < 86400:
         raise ConfigError("--kv-write-interval must be a number of seconds below a day (0 is no limit).")
+    for entry in flags.dns:
+        if not is_name_server(entry):
+            raise ConfigError(f"--dns must be an IP address, with :PORT if it is not 53, not {entry!r}.")
     if not flags.workerd.is_file() or not os.access(flags.workerd, os.X_OK):
         raise ConfigError(
             f"There is no workerd at {flags.workerd}: install it with `npm ci` in edge/, or name one with --workerd."
@@ -148,7 +160,20 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -
         recycle_mb=flags.recycle_mb,
         max_running=flags.max_running,
         local_egress=frozenset(entry.lower() for entry in flags.local_egress),
+        name_servers=tuple(flags.dns),
     )
+
+
+def is_name_server(text: str) -> bool:
+    """`192.0.2.1`, `192.0.2.1:53`, `2001:db8::1` or `[2001:db8::1]:53`."""
+    host, port = text, "53"
+    if text.startswith("[") or text.count(":") == 1:
+        host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
 def parse_accounts(text: str) -> tuple[Account, ...]:

@@ -4,55 +4,74 @@ workerd hands every `fetch` of a script to its door, whatever the scheme; TLS be
 connection goes to an address that was checked, so a name that changes its mind between check and use gains nothing. Redirects
 are the script's own business: each is a new request and a new check. `connect()` (raw TCP) is refused.
 
+Each script has its own connections and its own share of look-ups: one that waits for a slow place keeps no other from it.
+
 `local` are `host:port` an operator lets scripts reach although they are private: for tests and for services on the same machine.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import logging
-import socket
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 
 from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorDNSError,
     ClientError,
     ClientSession,
+    ClientTimeout,
     TCPConnector,
     hdrs,
     web,
 )
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from edge.names import Names, Refused, ScriptNames, is_public, literal
 from edge.runtime.capnp import PROTO_HEADER
 from edge.runtime.relay import Progress, answer_with, client_session, open_upstream, passed_on, target_of
 from edge.scripts.model import Script
 
 log = logging.getLogger(__name__)
 PORTS = {"http": 80, "https": 443}
-TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_PER_HOST = 64
+# `connect` is everything until there is a connection: the script's own queue, the look-up, the handshakes.
+TIMEOUT = ClientTimeout(total=None, connect=30.0, sock_connect=10.0)
+KEEP_S = 20.0  # longer than a connection is kept alive for the next request
 
 
-class Refused(OSError):
-    """The address is not one a script may reach."""
+class Way:
+    """One script's connections to the outside."""
+
+    def __init__(self, names: Names, local: Collection[str]) -> None:
+        connector = TCPConnector(
+            resolver=ScriptNames(names, local),
+            use_dns_cache=False,
+            limit=MAX_CONNECTIONS,
+            limit_per_host=MAX_CONNECTIONS_PER_HOST,
+        )
+        self.session: ClientSession = client_session(connector, may_retry=True, timeout=TIMEOUT)
+        self.users = 0
+        self.closing: asyncio.TimerHandle | None = None
 
 
 class Egress:
-    def __init__(self, local: Collection[str]) -> None:
+    def __init__(self, local: Collection[str], name_servers: Sequence[str] = ()) -> None:
         self._local = frozenset(local)
-        self._public: ClientSession
-        self._trusted: ClientSession
+        self._names = Names(name_servers)
+        self._ways: dict[int, Way] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._public = _session(PublicResolver())
-        self._trusted = _session(ThreadedResolver())
+        await self._names.start()
 
     async def stop(self) -> None:
-        await self._public.close()
-        await self._trusted.close()
+        for slot in list(self._ways):
+            self._close(slot)
+        await asyncio.gather(*self._closing)
+        await self._names.stop()
 
     async def pass_on(self, request: web.Request, script: Script, progress: Progress) -> web.StreamResponse:
         """One request of a script to the outside."""
@@ -70,41 +89,46 @@ class Egress:
         if not is_local and (address := literal(host)) is not None and not is_public(address):
             return _refusal(f"{host} is a private address")
         headers = passed_on(request.headers)
-        session = self._trusted if is_local else self._public
+        async with self._way(script.slot) as session:
+            try:
+                upstream = await open_upstream(request, session, url, headers, progress=progress)
+            except ClientConnectorDNSError as exc:
+                if isinstance(exc.os_error, Refused):
+                    return _refusal(f"{host} is a private address")
+                return web.Response(status=530, text="error code: 1016")
+            except ClientConnectorCertificateError:
+                return web.Response(status=526, text="error code: 526")
+            except (ClientError, OSError) as exc:
+                facts = {"slot": script.slot, "host": host, "port": port, "error": repr(exc)}
+                log.info("egress.failed", extra=facts)
+                return web.Response(status=502, text="error code: 502")
+            return await answer_with(request, upstream, progress=progress)
+
+    @asynccontextmanager
+    async def _way(self, slot: int) -> AsyncIterator[ClientSession]:
+        """The script's own way out, closed when it was not used for a while."""
+        way = self._ways.get(slot)
+        if way is None:
+            way = self._ways[slot] = Way(self._names, self._local)
+        if way.closing is not None:
+            way.closing.cancel()
+        way.users += 1
         try:
-            upstream = await open_upstream(request, session, url, headers, progress=progress)
-        except ClientConnectorDNSError as exc:
-            if isinstance(exc.os_error, Refused):
-                return _refusal(f"{host} is a private address")
-            return web.Response(status=530, text="error code: 1016")
-        except ClientConnectorCertificateError:
-            return web.Response(status=526, text="error code: 526")
-        except (ClientError, OSError) as exc:
-            log.info(
-                "egress.failed", extra={"slot": script.slot, "host": host, "port": port, "error": repr(exc)}
-            )
-            return web.Response(status=502, text="error code: 502")
-        return await answer_with(request, upstream, progress=progress)
+            yield way.session
+        finally:
+            way.users -= 1
+            if way.users == 0:
+                way.closing = asyncio.get_running_loop().call_later(KEEP_S, self._close, slot)
 
-
-class PublicResolver(AbstractResolver):
-    """Resolves a name to the public ones of its addresses. The connector connects to what it is given here, no other."""
-
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Raises Refused when every address is private, OSError when the name does not resolve."""
-        found = await self._inner.resolve(host, port, family)
-        public = [result for result in found if is_public(ipaddress.ip_address(result["host"]))]
-        if found and not public:
-            raise Refused(f"{host} is a private address")
-        return public
-
-    async def close(self) -> None:
-        await self._inner.close()
+    def _close(self, slot: int) -> None:
+        way = self._ways.pop(slot, None)
+        if way is None:
+            return
+        if way.closing is not None:
+            way.closing.cancel()
+        task = asyncio.create_task(way.session.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def is_allowed(host: str, port: int, allow: Collection[str]) -> bool:
@@ -113,33 +137,6 @@ def is_allowed(host: str, port: int, allow: Collection[str]) -> bool:
         return True
     labels = host.split(".")
     return any(f"*.{'.'.join(labels[start:])}:{port}" in allow for start in range(1, len(labels)))
-
-
-def literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address a host name is written as, in any of the spellings a resolver accepts (127.1, 0x7f000001)."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    try:
-        return ipaddress.ip_address(socket.inet_aton(host))
-    except OSError:
-        return None
-
-
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inner is None and any(address in network for network in TRANSLATED):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
-def _session(resolver: AbstractResolver) -> ClientSession:
-    connector = TCPConnector(resolver=resolver, use_dns_cache=False, limit=0, limit_per_host=64)
-    return client_session(connector, may_retry=True)
 
 
 def _refusal(reason: str) -> web.Response:

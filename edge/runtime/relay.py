@@ -53,10 +53,13 @@ SERVER_OPTIONS: dict[str, Any] = {
 }
 
 
-def client_session(connector: BaseConnector, *, may_retry: bool) -> ClientSession:
+def client_session(
+    connector: BaseConnector, *, may_retry: bool, timeout: ClientTimeout = NO_LIMIT
+) -> ClientSession:
     """A session that adds no header and decodes nothing. Without `may_retry` nothing is ever sent twice."""
     session = ClientSession(
         connector=connector,
+        timeout=timeout,
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         max_line_size=MAX_HEADER,
@@ -105,7 +108,6 @@ async def open_upstream(
         headers=headers,
         data=_body(request, progress) if request.body_exists else None,
         allow_redirects=False,
-        timeout=NO_LIMIT,
     )
     progress()
     return response

@@ -45,7 +45,7 @@ class Runtime:
         self._workers: dict[ScriptKey, Worker] = {}
         self._locks: dict[ScriptKey, asyncio.Lock] = {}
         self._router = Router(config, self.worker)
-        self._egress = Egress(config.local_egress)
+        self._egress = Egress(config.local_egress, config.name_servers)
         self._isolation = Isolation()
         self._launcher: Launcher
         self._watch: asyncio.Task[None] | None = None

@@ -9,6 +9,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,9 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edge.egress import is_allowed, is_public, literal
+from edge.egress import MAX_CONNECTIONS_PER_HOST, is_allowed
+from edge.names import is_public, literal
 from tests.edge.harness import ACCOUNT_A, EdgeProcess
-from tests.edge.scripts import Stage
+from tests.edge.scripts import Stage, until
 
 Start = Callable[..., EdgeProcess]
 
@@ -269,3 +271,49 @@ def test_public_addresses_pass_in_every_spelling() -> None:
         assert address is not None
         assert is_public(address)
     assert literal("example.com") is None
+
+
+class Holding(ThreadingHTTPServer):
+    """Answers `/held` when it is told to, everything else at once."""
+
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HoldingEcho)
+        self.held: list[str] = []
+        self.let_go = threading.Event()
+
+
+class HoldingEcho(Echo):
+    def do_GET(self) -> None:
+        if self.path == "/held":
+            assert isinstance(self.server, Holding)
+            self.server.held.append(self.path)
+            assert self.server.let_go.wait(60)
+        super().do_GET()
+
+
+def test_a_script_that_holds_its_connections_keeps_no_other_from_the_same_host(own_edge: Start) -> None:
+    server = Holding()
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    many = """export default { async fetch(request) {
+      const url = new URL(request.url).searchParams.get("url");
+      const answers = await Promise.all(Array.from({ length: 70 }, () => fetch(url)));
+      return Response.json(answers.map((answer) => answer.status));
+    } }"""
+    place = f"localhost:{server.server_port}"
+    edge = own_edge("--rate-limit", "0", f"--local-egress={place}")
+    with edge.client(ACCOUNT_A) as api, ThreadPoolExecutor(1) as pool:
+        stage = Stage(edge, api)
+        holder = stage.deploy(many, egress={"allow": [place]})
+        other = stage.deploy(egress={"allow": [place]})
+        holding = pool.submit(stage.call, holder, f"/?url=http://{place}/held", timeout_s=60)
+        until(lambda: len(server.held) == MAX_CONNECTIONS_PER_HOST)
+        assert stage.call(other, f"/fetch?url=http://{place}/").status_code == 200
+        assert not holding.done()
+        server.let_go.set()
+        assert holding.result().json() == [200] * 70
+    server.shutdown()
+    server.server_close()
+    serving.join()
