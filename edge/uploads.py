@@ -22,7 +22,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from edge.reading import NotJson, decoded
-from edge.runtime.capnp import ENTRY_NAME, MODULE_KINDS
+from edge.runtime.capnp import MODULE_KINDS, OURS
 from edge.scripts.errors import InvalidUpload, UploadTooLarge
 from edge.scripts.model import Module
 from edge.scripts.modules import ModuleFiles, TooLarge
@@ -137,8 +137,8 @@ def normalised(name: str) -> str:
     clean = posixpath.normpath(name) if name else ""
     if not MODULE_NAME.fullmatch(clean) or clean.startswith(("/", "..")) or clean == ".":
         raise InvalidUpload(f"{name!r} is not a valid module name.")
-    if clean == ENTRY_NAME:
-        raise InvalidUpload(f"The module name {ENTRY_NAME} is reserved.")
+    if clean.startswith(OURS):
+        raise InvalidUpload(f"Module names that begin with {OURS} are reserved.")
     return clean
 
 

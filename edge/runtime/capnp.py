@@ -1,6 +1,6 @@
 """workerd's configuration for one script, as Cap'n Proto text. Pure: strings in, a string out.
 
-A process runs three things: the script (`main`, behind a small entry module that can list the script's exports), one outside service
+A process runs three things: the script (`main`, behind small modules of ours that can list its exports), one outside service
 per resource it may use, and the sockets `w` (its requests) and `p` (the list of exports). All outside services lead
 to one Unix socket `e`, the script's door to the edge; each adds a header that names the resource, and workerd removes a header of
 that name that the script set itself. There is no other way out.
@@ -20,10 +20,12 @@ from edge.scripts.model import Script
 RESOURCE_HEADER = "x-edge-resource"
 PROTO_HEADER = "x-edge-proto"
 CF_HEADER = "x-edge-cf"
-ENTRY_NAME = "__edge_entry.js"
+OURS = "__edge_"  # what the names of our own modules and entrypoints begin with
+ENTRY_NAME, EXPORTS_NAME = f"{OURS}entry.js", f"{OURS}exports.js"
 HEAP_MB = 128
 JS = Path(__file__).parent / "js"
 ENTRY_JS = (JS / "entry.js").read_text()
+EXPORTS_JS = (JS / "exports.js").read_text()
 DISPATCH_JS = (JS / "dispatch.js").read_text()
 
 # Content type of an upload's part → kind of workerd module. Types absent here are stored but not loaded (source maps).
@@ -111,7 +113,10 @@ const config :Workerd.Config = (
 def _main_service(script: Script, resources: dict[str, str], *, is_trial: bool) -> str:
     version = script.version
     entry = ENTRY_JS.replace('"__MAIN__"', json.dumps("./" + version.main_module))
-    modules = [f"(name={quoted(ENTRY_NAME)}, esModule={quoted(entry)})"]
+    modules = [
+        f"(name={quoted(ENTRY_NAME)}, esModule={quoted(entry)})",
+        f"(name={quoted(EXPORTS_NAME)}, esModule={quoted(EXPORTS_JS)})",
+    ]
     for number, module in enumerate(version.modules):
         kind = MODULE_KINDS.get(module.content_type)
         if kind is not None:

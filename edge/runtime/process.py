@@ -42,8 +42,8 @@ KEEP_ALIVE_S = (
     10.0  # less than workerd's own fifteen seconds, so no request meets a connection it just closed
 )
 DOOR_BACKLOG = 512
+EXPORTS_TIMEOUT_S = 3.0  # a millisecond's work, unless the script's own values keep it
 MAX_EXPORTS = 256 * 1024
-OURS = "__edge_"  # in a complaint about what we added, which always follows one about the script
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # What a script prints itself stands inside a JSON text, so it cannot begin a line like this.
 HEAP_FULL = re.compile(r'^\{"timestamp":"\d+","level":"fatal",.*heap out of memory', re.MULTILINE)
@@ -156,20 +156,23 @@ class Process:
         connector = UnixConnector(self._run.address("p"))
         try:
             async with (
-                asyncio.timeout(START_TIMEOUT_S),
+                asyncio.timeout(EXPORTS_TIMEOUT_S),
                 ClientSession(connector=connector) as session,
                 session.get("http://probe/") as answer,
             ):
                 if answer.status != 200:
                     raise StartFailed(f"The exports could not be read: {answer.status}.", is_its_fault=True)
-                # The list passes through the script's own hands.
+                # The list was made beside the script, which may have had its hands on it.
                 said = bytearray()
                 async for piece in answer.content.iter_any():
                     said += piece
                     if len(said) > MAX_EXPORTS:
                         raise StartFailed("The script exports more than can be listed.", is_its_fault=True)
                 return _exports.decode(said)
-        except (ClientError, TimeoutError, msgspec.MsgspecError, RecursionError) as exc:
+        except TimeoutError as exc:
+            message = f"The exports could not be read within {EXPORTS_TIMEOUT_S:.0f} seconds."
+            raise StartFailed(message, is_its_fault=True) from exc
+        except (ClientError, msgspec.MsgspecError, RecursionError) as exc:
             raise StartFailed("The exports could not be read.", is_its_fault=True) from exc
 
     # Use
@@ -383,6 +386,11 @@ def workerd_message(errors: str) -> str:
     for line in errors.splitlines():
         with suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and entry.get("level") == "error" and OURS not in entry["message"]:
+            if (
+                isinstance(entry, dict)
+                and entry.get("level") == "error"
+                and capnp.OURS not in entry["message"]
+            ):
+                # A complaint about what we added always follows one about the script.
                 messages.append(str(entry["message"]).removeprefix("service main: "))
     return "\n".join(messages)[:4000]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.harness import error, unique
+from tests.edge.harness import error, result, unique
 from tests.edge.scripts import ESM, OBJECTS, Stage, multipart
 
 HELLO = "export default { fetch() { return new Response('hello') } }"
@@ -63,10 +63,41 @@ def test_code_that_does_not_load_is_refused_with_the_runtimes_own_words(
     ],
 )
 def test_a_script_that_lies_about_its_exports_is_refused(stage: Stage, list_of_exports: str) -> None:
-    """The list is made in the script's own isolate, so its code may lay hands on it."""
-    forged = f'new Response({list_of_exports}, {{ headers: {{ "content-type": "application/json" }} }})'
-    answer = stage.upload(unique("liar"), f"Response.json = () => {forged};\n{HELLO}")
+    """The list is made in the script's own isolate, where every answer that is awaited may be put in its place."""
+    forge = f"""
+      Object.defineProperty(Response.prototype, "then", {{ configurable: true, value(resolve) {{
+        delete Response.prototype.then;
+        resolve(new Response({list_of_exports}));
+      }} }});"""
+    answer = stage.upload(unique("liar"), f"{forge}\n{HELLO}")
     assert error(answer, 400) == 10021
+
+
+@pytest.mark.parametrize(
+    "meddling",
+    [
+        "Response.json = () => new Promise(() => {})",
+        "Response.json = () => new Response('[]')",
+        "globalThis.Response = class { constructor() { for (;;); } }",
+        "Object.entries = Object.keys = Reflect.ownKeys = JSON.stringify = () => { throw new Error('mine') }",
+        "Array.prototype.map = Array.prototype[Symbol.iterator] = Array.prototype.push = () => { throw 1 }",
+        "Object.prototype.toJSON = String.prototype.toJSON = Array.prototype.toJSON = () => '[]'",
+        "Object.defineProperty(Function.prototype, Symbol.hasInstance, { value: () => true })",
+    ],
+)
+def test_what_a_script_replaces_of_the_language_does_not_change_its_exports(
+    stage: Stage, meddling: str
+) -> None:
+    name = unique("meddler")
+    answer = stage.upload(name, f"try {{ {meddling} }} catch {{}}\n{HELLO}")
+    assert result(answer)["handlers"] == ["fetch"]
+
+
+@pytest.mark.parametrize("hang", ["for (;;)", "setInterval(() => {}, 100)", "setTimeout(() => {}, 60_000)"])
+def test_a_script_whose_exports_take_for_ever_is_refused_within_seconds(stage: Stage, hang: str) -> None:
+    answer = stage.upload(unique("endless"), f"Response.prototype.then = () => {{ {hang}; }};\n{HELLO}")
+    assert error(answer, 400) == 10021
+    assert "The exports could not be read within 3 seconds" in message(answer)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +159,7 @@ def test_a_python_module_is_refused(stage: Stage) -> None:
     assert error(answer, 400) == 10021
 
 
-@pytest.mark.parametrize("name", ["../escape.js", "a/../../b.js", "__edge_entry.js"])
+@pytest.mark.parametrize("name", ["../escape.js", "a/../../b.js", "__edge_entry.js", "./__edge_exports.js"])
 def test_a_module_name_that_leaves_the_bundle_is_refused(stage: Stage, name: str) -> None:
     answer = stage.api.put(f"{stage.path}/{unique('bad')}", files=multipart(HELLO, {}, {name: (ESM, b"0")}))
     assert error(answer, 400) == 10021

@@ -2,19 +2,15 @@
 //
 // Only `fetch` of the default export is changed. When it throws, workerd tells the edge nothing but that, while Cloudflare gives
 // the exception to whoever dispatched: so it is caught here, and its message handed to the edge.
+import { list } from "./__edge_exports.js";
 import * as script from "__MAIN__";
-import { DurableObject, WorkerEntrypoint, WorkflowEntrypoint } from "cloudflare:workers";
+import { WorkerEntrypoint } from "cloudflare:workers";
 
 export * from "__MAIN__";
 
 const THROWN = "x-edge-thrown"; // a script that sets it itself misreports only itself
 const MESSAGE_CHARACTERS = 1000;
 const HANDLERS = ["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"];
-const BASES = [
-  [DurableObject, "durable_object"],
-  [WorkflowEntrypoint, "workflow"],
-  [WorkerEntrypoint, "entrypoint"],
-];
 
 /** `main` with a `fetch` that tells what it throws. */
 function telling(main) {
@@ -62,11 +58,6 @@ export default telling(script.default);
 
 export class __edge_probe extends WorkerEntrypoint {
   fetch() {
-    const exports = Object.entries(script).map(([name, value]) => ({
-      name,
-      kind: kindOf(value),
-      handlers: handlersOf(value),
-    }));
-    return Response.json(exports);
+    return list(script);
   }
 }
