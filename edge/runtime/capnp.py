@@ -27,6 +27,7 @@ JS = Path(__file__).parent / "js"
 ENTRY_JS = (JS / "entry.js").read_text()
 EXPORTS_JS = (JS / "exports.js").read_text()
 DISPATCH_JS = (JS / "dispatch.js").read_text()
+ESCAPES = {byte: f"\\x{byte:02x}" for byte in range(256) if not 32 <= byte < 127 or byte in b'"\\'}
 
 # Content type of an upload's part → kind of workerd module. Types absent here are stored but not loaded (source maps).
 MODULE_KINDS = {
@@ -53,13 +54,8 @@ class Socketed:
 
 def quoted(text: str) -> str:
     """A Cap'n Proto text literal: printable ASCII as it is, every other byte as \\xNN."""
-    parts = []
-    for char in text:
-        if " " <= char <= "~" and char not in '"\\':
-            parts.append(char)
-        else:
-            parts.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
-    return '"' + "".join(parts) + '"'
+    raw = text.encode("utf-8", "surrogatepass")
+    return '"' + raw.decode("latin-1").translate(ESCAPES) + '"'
 
 
 def module_file(number: int) -> str:

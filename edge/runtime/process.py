@@ -18,8 +18,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, TypedDict
 
 import msgspec
@@ -50,6 +52,8 @@ HEAP_FULL = re.compile(r'^\{"timestamp":"\d+","level":"fatal",.*heap out of memo
 Handler = Literal["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"]
 DiedOf = Literal["", "cpu", "memory", "stopped"]
 DoorHandler = Callable[[web.Request, "Process"], Awaitable[web.StreamResponse]]
+# Of its own: in the loop's threads a start would wait for whatever else is slow.
+WRITERS = ThreadPoolExecutor(4, thread_name_prefix="start")
 _numbers = itertools.count(1)
 
 
@@ -126,7 +130,7 @@ class Process:
             connector = UnixConnector(self._run.address("w"), limit=0, keepalive_timeout=KEEP_ALIVE_S)
             self._session = client_session(connector, may_retry=False)
             await self._open_door()
-            self._write_files(uid)
+            await _in_thread(partial(self._write_files, uid))
             await self._spawn()
         except BaseException:
             await self.kill()
@@ -378,6 +382,16 @@ class _Control:
         *lines, self._rest = (self._rest + data).split(b"\n")
         self.listening += sum(b'"listen"' in line for line in lines)
         self.news.set()
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Do it in a thread. Whoever is cancelled meanwhile waits for its end, so nothing is written where all was cleaned up."""
+    writing = asyncio.get_running_loop().run_in_executor(WRITERS, work)
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
 
 
 def workerd_message(errors: str) -> str:

@@ -43,12 +43,6 @@ async function caught(answer) {
   }
 }
 
-function kindOf(value) {
-  if (typeof value !== "function") return typeof value;
-  for (const [base, kind] of BASES) if (value.prototype instanceof base) return kind;
-  return value.prototype === undefined ? "function" : "class";
-}
-
 function handlersOf(value) {
   const target = typeof value === "function" ? value.prototype : value;
   return HANDLERS.filter((name) => typeof target?.[name] === "function");
