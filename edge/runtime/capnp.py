@@ -21,11 +21,11 @@ RESOURCE_HEADER = "x-edge-resource"
 PROTO_HEADER = "x-edge-proto"
 CF_HEADER = "x-edge-cf"
 OURS = "__edge_"  # what the names of our own modules and entrypoints begin with
-ENTRY_NAME, EXPORTS_NAME = f"{OURS}entry.js", f"{OURS}exports.js"
+ENTRY_NAME = f"{OURS}entry.js"
 HEAP_MB = 128
 JS = Path(__file__).parent / "js"
 ENTRY_JS = (JS / "entry.js").read_text()
-EXPORTS_JS = (JS / "exports.js").read_text()
+HELPERS = {f"{OURS}{name}": (JS / name).read_text() for name in ("exports.js", "thrown.js")}
 DISPATCH_JS = (JS / "dispatch.js").read_text()
 ESCAPES = {byte: f"\\x{byte:02x}" for byte in range(256) if not 32 <= byte < 127 or byte in b'"\\'}
 
@@ -111,7 +111,7 @@ def _main_service(script: Script, resources: dict[str, str], *, is_trial: bool) 
     entry = ENTRY_JS.replace('"__MAIN__"', json.dumps("./" + version.main_module))
     modules = [
         f"(name={quoted(ENTRY_NAME)}, esModule={quoted(entry)})",
-        f"(name={quoted(EXPORTS_NAME)}, esModule={quoted(EXPORTS_JS)})",
+        *(f"(name={quoted(name)}, esModule={quoted(text)})" for name, text in HELPERS.items()),
     ]
     for number, module in enumerate(version.modules):
         kind = MODULE_KINDS.get(module.content_type)

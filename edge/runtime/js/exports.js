@@ -7,7 +7,7 @@ const { apply, ownKeys } = Reflect;
 const { stringify } = JSON;
 const { isPrototypeOf } = Object.prototype;
 const OriginalResponse = Response;
-const HANDLERS = ["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"];
+export const HANDLERS = Object.freeze(["fetch", "scheduled", "queue", "email", "tail", "tailStream", "trace", "test"]);
 const BASES = [DurableObject.prototype, WorkflowEntrypoint.prototype, WorkerEntrypoint.prototype];
 const KINDS = ["durable_object", "workflow", "entrypoint"];
 
