@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import uvloop
 
 from edge.app import StartError, serve
 from edge.config import Config, ConfigError, parse_config
+from edge.lanes import is_any_busy
 
 log = logging.getLogger("edge")
 
@@ -32,6 +34,11 @@ def main(argv: Sequence[str]) -> int:
             runner.run(run(config))
     except (StartError, ConfigError) as exc:
         return _fail(str(exc), 1)
+    if is_any_busy():
+        # Python would wait for the thread. SQLite undoes at the next start what this one did not commit.
+        log.warning("edge.ended with a statement that could not be interrupted")
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

@@ -3,6 +3,7 @@
 Nothing is shared between files, so a statement that runs for half a minute in one delays nobody who uses another. Work in one Lane
 runs in order. A Lane that was not used for a while is closed (thread and file handles go away) and opens again by itself.
 A connection's cursors live and die in its lane's thread: SQLite makes whoever touches one wait for the statement that runs.
+Opening, working and closing happen there, one after the other; the event loop only ever waits for a flag.
 If we crash half-way the write-ahead log of the file has every committed transaction, and nothing of the others.
 """
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Prepare = Callable[[sqlite3.Connection], None]
 INTERRUPT_AGAIN_S = 0.05
+THREAD_PREFIX = "lane-"
 
 
 class LaneError(Exception):
@@ -63,9 +65,16 @@ class Lane:
         self._prepare = prepare
         self._max_waiting = max_waiting
         self._executor: ThreadPoolExecutor | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._guard = threading.Lock()
+        self._submitted = 0
+        self._connection: sqlite3.Connection | None = None  # the thread's alone, but for `interrupt`
+        self._guard = (
+            threading.Lock()
+        )  # of the flags; the loop takes it, so nothing that takes time happens inside
         self._running: Job | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._executor is not None
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float | None = None) -> T:
         """Run `work` in the lane's thread, after what already waits there. The limit counts from when it starts.
@@ -77,8 +86,9 @@ class Lane:
         if self.waiting >= self._max_waiting:
             raise Crowded(f"{self.waiting} pieces of work wait for {self.path.name}")
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"lane-{self.path.stem[:24]}")
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=THREAD_PREFIX + self.path.stem[:24])
         self.waiting += 1
+        self._submitted += 1
         self.used_at = time.monotonic()
         job = Job()
         loop = asyncio.get_running_loop()
@@ -104,9 +114,13 @@ class Lane:
 
     async def close(self) -> None:
         """Wait for the work in progress, then close the file. The next `run` opens it again."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await asyncio.get_running_loop().run_in_executor(executor, self._close)
+        executor, submitted = self._executor, self._submitted
+        if executor is None:
+            return
+        await asyncio.get_running_loop().run_in_executor(executor, self._close)
+        # Work that came meanwhile waits in this thread, behind the closing, and opens the file again.
+        if self._executor is executor and self._submitted == submitted:
+            self._executor = None
             executor.shutdown(wait=False)
 
     def _work(
@@ -114,11 +128,13 @@ class Lane:
     ) -> T:
         if began is not None:
             began()
+        if job.is_stopped:
+            raise Overdue("stopped before it began")
+        if self._connection is None:
+            self._connection = self._open()
         with self._guard:
             if job.is_stopped:
                 raise Overdue("stopped before it began")
-            if self._connection is None:
-                self._connection = self._open()
             self._running = job
         try:
             return work(self._connection)
@@ -172,10 +188,12 @@ class Lane:
 class Lanes:
     """Lanes by path, opened on demand, closed after `idle_s` without use."""
 
-    def __init__(self, *, idle_s: float = 60.0) -> None:
+    def __init__(self, *, idle_s: float = 60.0, stop_s: float = 2.0) -> None:
         self._lanes: dict[Path, Lane] = {}
         self._idle_s = idle_s
+        self._stop_s = stop_s
         self._sweeper: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def get(self, path: Path, prepare: Prepare, *, max_waiting: int = 10_000) -> Lane:
         lane = self._lanes.get(path)
@@ -195,19 +213,48 @@ class Lanes:
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Interrupt what still runs and close everything; nobody waits for an answer any more."""
+        """Interrupt what still runs and close everything; nobody waits for an answer any more.
+
+        Some functions of SQLite cannot be interrupted; what runs one after `stop_s` is left to end with its thread.
+        """
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for lane in list(self._lanes.values()):
-            lane.interrupt()
-            await lane.close()
+        for lane in self._lanes.values():
+            self._close(lane)
+        deadline = time.monotonic() + self._stop_s
+        while self._closing and time.monotonic() < deadline:
+            for lane in self._lanes.values():
+                lane.interrupt()
+            await asyncio.wait(self._closing, timeout=INTERRUPT_AGAIN_S)
+        if self._closing:
+            log.warning("lanes.stop.left", extra={"count": len(self._closing)})
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._idle_s / 2)
-            for lane in list(self._lanes.values()):
-                if lane.waiting == 0 and time.monotonic() - lane.used_at > self._idle_s:
-                    await lane.close()
+            for lane in self._lanes.values():
+                if lane.is_open and lane.waiting == 0 and time.monotonic() - lane.used_at > self._idle_s:
+                    self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        """Begin to close it. Where abandoned work still runs that takes its time, and the others do not wait for it."""
+        task = asyncio.create_task(lane.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("lane.close.failed", exc_info=error)
+
+
+def is_any_busy(grace_s: float = 1.0) -> bool:
+    """Whether a lane's thread does not end, so the process would wait for it. Only after everything was stopped."""
+    deadline = time.monotonic() + grace_s
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_PREFIX)]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in threads)
 
 
 @contextmanager

@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.edge.harness import ACCOUNT_A, EdgeClient, EdgeProcess, error, result, unique
+from tests.edge.scripts import until
 
 NAMESPACES = "/storage/kv/namespaces"
 SLOW = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i < 20000000) SELECT count(*) AS n FROM r"
@@ -141,6 +144,31 @@ def test_a_long_query_in_one_database_delays_neither_another_nor_kv(edge: EdgePr
         running.result()
     assert answered > 20
     assert longest < 0.5
+
+
+DEAF = """
+  WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i < 100000)
+  SELECT length(json_patch((SELECT json_group_object('a'||i, i) FROM r), (SELECT json_group_object('b'||i, i) FROM r)))"""
+
+
+def test_a_statement_that_cannot_be_interrupted_does_not_keep_the_edge_from_stopping(own_edge):
+    edge = own_edge("--d1-timeout", "1")
+    with edge.client() as api:
+        database = api.create_d1()
+
+    def run_deaf() -> None:
+        with edge.client(timeout_s=60) as client, suppress(httpx.TransportError):
+            client.post(f"/d1/database/{database}/query", json={"sql": DEAF})
+
+    busy = psutil.Process(edge.process.pid)
+    idle_s = busy.cpu_times().user
+    deaf = threading.Thread(target=run_deaf)
+    deaf.start()
+    until(lambda: busy.cpu_times().user - idle_s > 2)
+    assert deaf.is_alive()
+    assert edge.stop() == 0
+    deaf.join()
+    assert "could not be interrupted" in edge.log
 
 
 def test_a_surprise_is_an_envelope_for_the_caller_and_a_traceback_in_the_log(own_edge):
