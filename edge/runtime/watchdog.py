@@ -2,7 +2,8 @@
 
 Stuck is a process that computes without anything moving in or out of it: JavaScript runs in its one main thread, so while a loop
 runs no byte moves. The CPU time it used since the last movement is held against the limit of the strictest request inside, not
-wall-clock time, so a crowded machine kills nobody early. workerd itself enforces no CPU limit.
+wall-clock time, so a crowded machine kills nobody early. workerd itself enforces no CPU limit. Logs are kept short in a thread of
+the watchdog's own, which it does not wait for: slow files or a crowded thread pool must not hide a stuck process.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +55,20 @@ class Watchdog:
         self._workers = workers
         self._clock = clock
         self._marks: dict[int, Mark] = {}
+        self._shortening: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         look = 0
-        while True:
-            await asyncio.sleep(LOOK_S)
-            look += 1
-            try:
-                await self._look(is_round=look % ROUND == 0)
-            except Exception:
-                log.exception("runtime.watchdog.surprise")
+        with _own_thread() as thread:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                look += 1
+                try:
+                    await self._look(is_round=look % ROUND == 0)
+                    if look % ROUND == 0:
+                        self._shorten_all(thread)
+                except Exception:
+                    log.exception("runtime.watchdog.surprise")
 
     async def _look(self, *, is_round: bool) -> None:
         seen: set[int] = set()
@@ -81,7 +87,6 @@ class Watchdog:
                         await self._check_size(worker, process)
             if is_round:
                 self._check_idle(worker)
-                await asyncio.to_thread(shorten, worker.place.console)
         if is_round:
             self._check_crowd()
             self._marks = {number: mark for number, mark in self._marks.items() if number in seen}
@@ -108,6 +113,12 @@ class Watchdog:
             log.info("runtime.process.recycled", extra={"slot": process.script.slot, "mb": size_mb})
             worker.recycle()
 
+    def _shorten_all(self, thread: Executor) -> None:
+        if self._shortening is not None and not self._shortening.done():
+            return
+        consoles = [worker.place.console for worker in self._workers()]
+        self._shortening = asyncio.get_running_loop().run_in_executor(thread, _shorten_each, consoles)
+
     def _check_idle(self, worker: Worker) -> None:
         process = worker.current
         if process is None or not process.quiet.is_set():
@@ -122,6 +133,23 @@ class Watchdog:
         idle.sort(key=lambda worker: worker.used_at)
         for worker in idle[: max(0, len(running) - self._bounds.max_running)]:
             worker.rest()
+
+
+@contextmanager
+def _own_thread() -> Iterator[Executor]:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="watchdog")
+    try:
+        yield thread
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _shorten_each(consoles: Iterable[Path]) -> None:
+    for console in consoles:
+        try:
+            shorten(console)
+        except OSError:
+            log.exception("runtime.console.not_shortened")
 
 
 def shorten(console: Path) -> None:
