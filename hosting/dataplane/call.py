@@ -13,6 +13,7 @@ from hosting.dataplane.auth import Caller
 from hosting.dataplane.contract import Era, Route, Target
 from hosting.dataplane.errors import Headers, JsonRpcId
 from hosting.dataplane.exchange import Exchange
+from hosting.dataplane.held import Share
 from hosting.dataplane.jsonrpc import Message
 from hosting.dataplane.sessions import Session
 
@@ -41,6 +42,7 @@ class Call:
     extra: Headers  # on every answer: request id, CORS
     request_id: str
     now: float  # seconds since the epoch
+    share: Share  # what it may hold of memory
     era: Era = "legacy"
 
     @property
@@ -59,7 +61,7 @@ class Plan:
     target: Target
     method: Literal["GET", "POST"]
     headers: dict[str, str]
-    body: bytes | None
+    body: bytes | None  # None once it was sent
     messages: list[Message] = field(default_factory=list)
     session: Session | None = None
     is_listening: bool = False  # a stream for whatever comes: silence is normal, nothing is owed
@@ -68,6 +70,7 @@ class Plan:
     passes_event_ids: bool = False
     passes_empty_events: bool = False
     open_session: Callable[[bytes, str], Headers] | None = None
+    sent_bytes: int = 0
 
     @property
     def ids(self) -> list[JsonRpcId]:

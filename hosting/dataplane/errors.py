@@ -60,6 +60,8 @@ class Refusal(Exception):
 _encode = msgspec.json.Encoder().encode
 
 
+RETRY_SOON: Headers = (("retry-after", "1"),)
+
 # The address
 UNKNOWN_HOST = Kind("unknown_host", 421, -32000, "this host is not served here")
 UNKNOWN_ADDRESS = Kind("unknown_address", 404, -32000, "there is no MCP server at this address")
@@ -76,6 +78,8 @@ PROBE_ONLY_LOOKS = Kind("forbidden", 403, -32000, "a probe may only initialize, 
 ACCESS_ENDED = Kind("access_ended", 403, -32000, "access to this server has ended")
 BUSY = Kind("busy", 429, -32000, "too many requests are in flight for this server")
 OVERLOADED = Kind("overloaded", 503, -32603, "too many requests are in flight on this gateway")
+HEAVY = Kind("busy", 429, -32000, "too many bytes are in flight for this server")
+OVERLOADED_BYTES = Kind("overloaded", 503, -32603, "too many bytes are in flight on this gateway")
 
 # The request
 METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, -32000, "this method is not allowed here")

@@ -22,6 +22,7 @@ from hosting.dataplane.errors import (
     Headers,
     Refusal,
 )
+from hosting.dataplane.held import Share
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -99,8 +100,11 @@ class Exchange:
         self._headers = headers
         return headers
 
-    async def read_body(self, *, limit: int, timeout_s: float) -> bytes:
-        """The whole body. Raises Refusal: 413, 408, or 400 when it broke off (nobody may be there to hear it)."""
+    async def read_body(self, *, limit: int, timeout_s: float, share: Share) -> bytes:
+        """The whole body, each piece taken of `share` as it comes.
+
+        Raises Refusal: 413, 408, what `share` says, or 400 when it broke off (nobody may be there to hear it).
+        """
         declared = self._headers.get("content-length", "0")
         if not declared.isdigit():
             raise Refusal(BAD_HEADER, "Content-Length is no number")
@@ -108,6 +112,7 @@ class Exchange:
             raise Refusal(TOO_LARGE, f"the request is larger than {limit} bytes")
         message = await self._receive_within(timeout_s)
         body: bytes = message.get("body", b"")
+        share.take(len(body))
         if message["type"] == "http.request" and not message.get("more_body"):
             return self._bounded(body, limit)
         pieces, size = [body], len(body)
@@ -116,6 +121,7 @@ class Exchange:
                 while message["type"] == "http.request" and message.get("more_body") and size <= limit:
                     message = await self._receive()
                     piece = message.get("body", b"")
+                    share.take(len(piece))
                     pieces.append(piece)
                     size += len(piece)
         except TimeoutError:
@@ -144,6 +150,17 @@ class Exchange:
     async def answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None:
         await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def answer_whole(
+        self, status: int, headers: Iterable[tuple[str, str]], body: bytes, *, timeout_s: float
+    ) -> None:
+        """`answer` for a body of any size: the server would queue it for a client that does not read. Raises ClientGone."""
+        if len(body) <= PIECE_BYTES:
+            await self.answer(status, headers, body)
+            return
+        await self._start(status, (*headers, ("content-length", str(len(body)))))
+        await self.send(body, timeout_s=timeout_s)
+        await self.end()
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """The head of a streamed answer; it reaches the client with the first bytes."""

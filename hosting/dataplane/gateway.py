@@ -25,6 +25,7 @@ from hosting.dataplane.errors import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
     OVERLOADED,
+    RETRY_SOON,
     STARTING,
     SUSPENDED,
     UNKNOWN_ADDRESS,
@@ -35,6 +36,7 @@ from hosting.dataplane.errors import (
 )
 from hosting.dataplane.exchange import ClientGone, Exchange
 from hosting.dataplane.follow import Follower
+from hosting.dataplane.held import Holdings, Share
 from hosting.dataplane.jsonrpc import parse_body
 from hosting.dataplane.legacy import Legacy, tombstone
 from hosting.dataplane.logs import log
@@ -53,7 +55,6 @@ from hosting.dataplane.streams import Streams
 
 LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
 MAX_CLIENT_TEXT = 100
-RETRY_SOON: Headers = (("retry-after", "1"),)
 
 
 class Gateway:
@@ -81,6 +82,10 @@ class Gateway:
         self._origins = Origins(settings)
         self._legacy = Legacy(Sessions(settings.sealing_keys), renewals)
         self._renewals = renewals
+        self._holdings = Holdings(
+            process_bytes=settings.max_held_bytes, tenant_bytes=settings.max_tenant_held_bytes
+        )
+        metrics.held.set_function(lambda: self._holdings.held)
         self._in_flight: dict[tuple[str, bool], int] = {}
         self._total = 0
         self._idle = asyncio.Event()
@@ -164,8 +169,8 @@ class Gateway:
         caller = self._authenticate(headers, route, table, exchange.client, now)
         if caller.key_id:
             self._reports.used(route.tenant, caller.key_id, now)
-        call = Call(exchange, headers, route, caller, (*extra, *exchange.cors), request_id, now)
-        with self._admitted(route, is_stream=exchange.method == "GET"):
+        with self._admitted(route, is_stream=exchange.method == "GET") as share:
+            call = Call(exchange, headers, route, caller, (*extra, *exchange.cors), request_id, now, share)
             if exchange.method == "POST":
                 await self._post(call, table)
                 return
@@ -205,14 +210,17 @@ class Gateway:
     async def _post(self, call: Call, table: Table) -> None:
         check_post_headers(call.headers)
         body = await call.exchange.read_body(
-            limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s
+            limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s, share=call.share
         )
-        parsed = await parse_body(body)
+        parsed = await parse_body(body, call.share.turn)
         call.era = call.exchange.era = era_of(parsed, call.headers)
         if call.era == "modern":
-            await self._proxy.forward(call, plan_modern_post(call, parsed, body))
+            plan = plan_modern_post(call, parsed, body)
+            del body  # from here on only the Plan's, which lets go of it when it was sent
+            await self._proxy.forward(call, plan)
             return
         plan = self._legacy.plan_post(call, table, parsed, body)
+        del body
         await self._note(call, plan)
         try:
             await self._proxy.forward(call, plan)
@@ -290,7 +298,7 @@ class Gateway:
         self._reports.session(report)
 
     @contextmanager
-    def _admitted(self, route: Route, *, is_stream: bool) -> Iterator[None]:
+    def _admitted(self, route: Route, *, is_stream: bool) -> Iterator[Share]:
         """A place among the Environment's requests in flight; listening streams have places of their own."""
         if self._total > self._settings.max_in_flight:
             raise Refusal(OVERLOADED, headers=RETRY_SOON)
@@ -300,9 +308,11 @@ class Gateway:
             raise Refusal(BUSY, headers=RETRY_SOON)
         self._in_flight[key] = count + 1
         self._metrics.in_flight.inc()
+        share = self._holdings.open(route.tenant)
         try:
-            yield
+            yield share
         finally:
+            share.close()
             self._metrics.in_flight.dec()
             left = self._in_flight[key] - 1
             if left:

@@ -35,6 +35,7 @@ from hosting.dataplane.sse import EventParser, EventTooLarge
 from hosting.dataplane.upstream import Answer, UpstreamFailure
 
 HEAL_S = 15.0  # for all that a renewal asks of the server
+MAX_RESULT_BYTES = 1024 * 1024  # of what the gateway asks for itself
 LOOK_AGAIN_S = 0.1
 KEEPS_NOTHING_S = 5.0  # a server that loses a new session this soon does not keep sessions
 CLIENT = {"name": "smcp-gateway", "version": "1"}
@@ -213,9 +214,9 @@ async def _result_of(call: Call, answer: Answer, request_id: str) -> bytes | Non
     if answer.status != 200:
         return None
     if answer.content_type != "text/event-stream":
-        body = await answer.read(limit=limits.response_bytes, timeout_s=HEAL_S)
+        body = await answer.read(limit=MAX_RESULT_BYTES, timeout_s=HEAL_S, share=call.share)
         return _result_in(body, request_id)
-    parser = EventParser(limits.event_bytes)
+    parser = EventParser(min(limits.event_bytes, MAX_RESULT_BYTES))
     while piece := await answer.next_piece(timeout_s=HEAL_S):
         try:
             events = parser.feed(piece)

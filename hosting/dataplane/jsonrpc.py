@@ -156,8 +156,9 @@ def parse(body: bytes, *, gives_way: bool = False) -> Message | list[Message]:
 _aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse")
 
 
-async def parse_body(body: bytes) -> Message | list[Message]:
-    """`parse`, in a thread for a large body."""
+async def parse_body(body: bytes, turn: asyncio.Lock) -> Message | list[Message]:
+    """`parse`, in a thread for a large body. `turn` is the tenant's: its large bodies wait for each other, nobody for all of them."""
     if len(body) <= LARGE_BYTES:
         return parse(body)
-    return await asyncio.get_running_loop().run_in_executor(_aside, partial(parse, body, gives_way=True))
+    async with turn:
+        return await asyncio.get_running_loop().run_in_executor(_aside, partial(parse, body, gives_way=True))

@@ -41,6 +41,9 @@ class Metrics:
         self.in_flight = Gauge(
             "smcp_gateway_requests_in_flight", "Requests in flight", registry=self.registry
         )
+        self.held = Gauge(
+            "smcp_gateway_held_bytes", "Bytes of requests and answers that are held", registry=self.registry
+        )
         self.streams = Gauge("smcp_gateway_streams_open", "Streams open to clients", registry=self.registry)
         self.events_dropped = Counter(
             "smcp_gateway_events_dropped",

@@ -1,7 +1,8 @@
 """Carries one planned request to its server and the answer back.
 
-Nothing here decides who may call or what a request means; that is in the Plan. The answer to a request is one JSON body (held
-whole, bounded, looked at before the first byte goes on) or a stream (`relay.py`). A session that the server has lost is renewed
+Nothing here decides who may call or what a request means; that is in the Plan. The answer to a request is one JSON body or a
+stream (`relay.py`). A body of ordinary size is held whole and looked at before its first byte goes on; a larger one goes through
+as it comes, and where it breaks off the client's connection does too. A session that the server has lost is renewed
 first (`healing.py`). A modern client that leaves cancels its request upstream; a legacy one cancels nothing, so its request is
 read to the end.
 """
@@ -31,7 +32,9 @@ from hosting.dataplane.upstream import Answer, UpstreamFailure
 from hosting.dataplane.verdicts import NOT_ITS_FAULT, is_session_lost, judge, refuse_failure
 
 WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its client's leaving
-LOOK_INSIDE_BYTES = 1024 * 1024  # larger JSON answers are not parsed here: it would hold everybody up
+LOOK_INSIDE_BYTES = (
+    1024 * 1024
+)  # larger JSON answers are neither held nor parsed: that would hold everybody up
 MAX_ERROR_BYTES = 256 * 1024
 GOODBYE_S = 5.0
 
@@ -63,7 +66,9 @@ class Proxy:
         record = _Record(self, call, plan, started)
         try:
             async with self._cancelled_with_client(call):
-                plan, answer = await self._ask(call, plan)
+                asked, (plan, answer) = plan, await self._ask(call, plan)
+            if answer.has_request:
+                _let_go_of_body(call, asked, plan)
             try:
                 await self._carry(call, plan, answer, record)
             finally:
@@ -74,6 +79,7 @@ class Proxy:
             raise refusal from exc
         except Refusal as refusal:
             outcome = refusal.kind.outcome
+            refusal.request_id = plan.first_id if refusal.request_id is None else refusal.request_id
             record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
             raise
 
@@ -109,7 +115,9 @@ class Proxy:
             return
         limits = call.route.limits
         if answer.status != 200:
-            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=limits.answer_timeout_s)
+            body = await answer.read(
+                limit=MAX_ERROR_BYTES, timeout_s=limits.answer_timeout_s, share=call.share
+            )
             status = judge(call.era, plan, answer, body)
             record.done(response_bytes=len(body))
             await call.exchange.answer(status, (*JSON, *call.extra), body)
@@ -117,15 +125,57 @@ class Proxy:
         if answer.content_type != "application/json" or plan.is_listening:
             raise Refusal(BROKEN_ANSWER, request_id=plan.first_id)
         async with self._cancelled_with_client(call):
-            body = await answer.read(limit=limits.response_bytes, timeout_s=limits.answer_timeout_s)
+            is_whole = await answer.read_start(
+                LOOK_INSIDE_BYTES,
+                limit=limits.response_bytes,
+                timeout_s=limits.answer_timeout_s,
+                share=call.share,
+            )
+        if not is_whole:
+            await self._pass_on(call, plan, answer, record)
+            return
+        body = answer.take_start()
         headers = self._look_inside(plan, body, answer.session_id)
         record.done(response_bytes=len(body))
-        await call.exchange.answer(200, (*JSON, *call.extra, *headers), body)
+        await call.exchange.answer_whole(
+            200, (*JSON, *call.extra, *headers), body, timeout_s=self._settings.stalled_client_s
+        )
+
+    async def _pass_on(self, call: Call, plan: Plan, answer: Answer, record: _Record) -> None:
+        """A large answer, piece by piece. Once it has begun, a failure of the server's can only be told by ending the connection
+        before the answer ends: so it does when nobody calls `end`. Raises UpstreamFailure, ClientGone."""
+        if plan.open_session is not None:  # it would have to be looked at
+            raise UpstreamFailure("too_large")
+        limits = call.route.limits
+        length = () if answer.size is None else (("content-length", str(answer.size)),)
+        async with self._cancelled_with_client(call):
+            await call.exchange.begin(200, (*JSON, *call.extra, *length))
+            size, waited_s, piece = 0, 0.0, answer.take_start()
+            while True:
+                await call.exchange.send(piece, timeout_s=self._settings.stalled_client_s)
+                if not size:
+                    call.share.give(len(piece))
+                size, piece = size + len(piece), b""
+                asked_at = time.monotonic()
+                left_s = max(limits.answer_timeout_s - waited_s, 0.001)
+                found = await answer.next_piece(timeout_s=left_s)
+                waited_s += time.monotonic() - asked_at
+                if found is None:
+                    raise UpstreamFailure("timeout")
+                if not found:
+                    break
+                if size + len(found) > limits.response_bytes:
+                    raise UpstreamFailure("too_large")
+                piece = found
+            await call.exchange.end()
+        record.done(response_bytes=size)
 
     async def _accept(self, call: Call, plan: Plan, answer: Answer, record: _Record) -> None:
         """Notifications and responses: whatever 2xx the server chose, the client is told 202 without a body."""
         if not 200 <= answer.status < 300:
-            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s)
+            body = await answer.read(
+                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
+            )
             status = judge(call.era, plan, answer, body)
             record.done(response_bytes=len(body))
             await call.exchange.answer(status, (*JSON, *call.extra), body)
@@ -135,8 +185,6 @@ class Proxy:
 
     def _look_inside(self, plan: Plan, body: bytes, upstream_session: str) -> Headers:
         """Raises Refusal unless every id is answered once; opens the session when this is the answer to `initialize`."""
-        if len(body) > LOOK_INSIDE_BYTES and plan.open_session is None:
-            return ()
         try:
             spoken = hear(body)
         except msgspec.MsgspecError:
@@ -158,7 +206,9 @@ class Proxy:
         if answer.status != 404 or not may_heal:
             return plan, answer
         try:
-            body = await answer.read(limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s)
+            body = await answer.read(
+                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
+            )
             if not is_session_lost(plan, answer, body):
                 return plan, answer
         except BaseException:
@@ -226,7 +276,7 @@ class Proxy:
                 plan.target.release,
                 latency_ms=latency_ms,
                 failure=failure,
-                request_bytes=len(plan.body or b""),
+                request_bytes=plan.sent_bytes or len(plan.body or b""),
                 response_bytes=response_bytes,
             )
 
@@ -251,6 +301,14 @@ class _Record:
         self._proxy.recorded(
             self._call, self._plan, latency_ms=latency_ms, failure=failure, response_bytes=response_bytes
         )
+
+
+def _let_go_of_body(call: Call, *plans: Plan) -> None:
+    """Its server has it, and has begun to answer: it will not be sent again, and an answer may take hours."""
+    size = max(len(plan.body or b"") for plan in plans)
+    for plan in plans:
+        plan.body, plan.sent_bytes = None, size
+    call.share.give(size)
 
 
 def _answer_all(spoken: list[Spoken], plan: Plan) -> bool:

@@ -30,6 +30,7 @@ from hosting.dataplane.errors import (
     Headers,
     JsonRpcId,
     Kind,
+    Refusal,
     error_body,
 )
 from hosting.dataplane.exchange import ClientGone
@@ -70,6 +71,7 @@ class Relay:
         self._left: set[JsonRpcId] = set(plan.ids)
         self._headers: Headers = ()
         self._held: list[_Heard] = []
+        self._held_bytes = 0
         self._is_resumable = False
         self._is_client_gone = False
         self._task: asyncio.Task[object] | None = None
@@ -113,6 +115,7 @@ class Relay:
                 held_bytes += len(heard[0].data) + HELD_EVENT_BYTES
                 if held_bytes > limits.event_bytes:
                     raise UpstreamFailure("too_large")
+                self._hold(held_bytes + self._parser.held)
                 result = self._note(heard)
                 if result is not None:
                     self._headers = open_session(result, self._answer.session_id)
@@ -185,6 +188,8 @@ class Relay:
                 events = self._parse(piece) if piece else []
             except UpstreamFailure as exc:
                 return ANSWER_TOO_LARGE if exc.kind == "too_large" else self._ended()
+            except Refusal as refusal:  # no memory for an event of this size
+                return refusal.kind
             now = time.monotonic()
             if piece == b"":
                 return self._ended()
@@ -206,7 +211,7 @@ class Relay:
         return ANSWER_CUT if self._left and not self._is_resumable else None
 
     def _parse(self, piece: bytes) -> list[_Heard]:
-        """Only what is MCP, or moves the position in the stream. Raises UpstreamFailure (too_large)."""
+        """Only what is MCP, or moves the position in the stream. Raises UpstreamFailure (too_large), Refusal (429, 503)."""
         began = time.thread_time()
         try:
             return self._parsed(piece)
@@ -218,6 +223,7 @@ class Relay:
             events = self._parser.feed(piece)
         except EventTooLarge as exc:
             raise UpstreamFailure("too_large") from exc
+        self._hold(self._parser.held)
         kept: list[_Heard] = []
         for event in events:
             try:
@@ -229,6 +235,15 @@ class Relay:
             else:
                 kept.append((event, spoken))
         return kept
+
+    def _hold(self, size: int) -> None:
+        """Takes of the call's share what an event holds that is not whole yet. Raises Refusal."""
+        grown = size - self._held_bytes
+        if grown > 0:
+            self._call.share.take(grown)
+        elif grown < 0:
+            self._call.share.give(-grown)
+        self._held_bytes = size
 
     def _note(self, heard: _Heard) -> bytes | None:
         """Remembers what was answered; gives the result if this event holds one."""

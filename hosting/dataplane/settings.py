@@ -46,6 +46,8 @@ class Settings:
     body_timeout_s: float = 30.0
     stalled_client_s: float = 60.0
     max_in_flight: int = 20_000
+    max_held_bytes: int = 512 * 1024 * 1024  # of requests and answers that are held in memory
+    max_tenant_held_bytes: int = 64 * 1024 * 1024
     log_level: str = "INFO"
 
     @property
@@ -61,6 +63,7 @@ class Settings:
         return (urlsplit(self.url).hostname or "") in LOOPBACK_HOSTS
 
 
+MIN_HELD_BYTES = 1024 * 1024
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -122,5 +125,9 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
         stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
         max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),
+        max_held_bytes=int(number("SMCP_GATEWAY_MAX_HELD_BYTES", 512 * 1024 * 1024, at_least=MIN_HELD_BYTES)),
+        max_tenant_held_bytes=int(
+            number("SMCP_GATEWAY_MAX_TENANT_HELD_BYTES", 64 * 1024 * 1024, at_least=MIN_HELD_BYTES)
+        ),
         log_level=log_level,
     )

@@ -41,6 +41,11 @@ class EventParser:
         self._id: bytes | None = None
         self._retry_ms: int | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes of an event whose end has not come."""
+        return self._size + self._pieces_size
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Raises EventTooLarge."""
         if self._is_start:

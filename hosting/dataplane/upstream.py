@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
 import aiohttp
@@ -25,6 +25,7 @@ from hosting.dataplane.contract import (
     Target,
     sign_assertion,
 )
+from hosting.dataplane.held import Share
 
 POOL_IDLE_S = 20.0
 READ_BYTES = 64 * 1024
@@ -84,20 +85,24 @@ class Answer:
     """What a server began to answer. Close it in `finally`."""
 
     __slots__ = (
-        "_body",
+        "_request",
         "_response",
+        "_start",
         "content_type",
         "dispatch_error",
         "retry_after",
         "session_id",
+        "size",
         "status",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, request: _Pieces | None) -> None:
         self._response = response
-        self._body: bytes | None = None
+        self._request = request
+        self._start: bytes | None = None
         headers = response.headers
         self.status = response.status
+        self.size = response.content_length  # as the server announces it, if it does
         self.content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         self.session_id = headers.get("mcp-session-id", "")
         self.retry_after = headers.get("retry-after", "")
@@ -105,27 +110,48 @@ class Answer:
         if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
             self.content_type = ""  # compressed although identity was asked for: not an answer we can read
 
-    async def read(self, *, limit: int, timeout_s: float) -> bytes:
-        """The whole body, as often as it is asked for. Raises UpstreamFailure (too_large, cut, timeout)."""
-        if self._body is not None:
-            return self._body
-        declared = self._response.content_length
-        if declared is not None and declared > limit:
+    @property
+    def has_request(self) -> bool:
+        """Whether the server has taken the whole request; it may answer before."""
+        return self._request is None or self._request.is_sent
+
+    async def read(self, *, limit: int, timeout_s: float, share: Share) -> bytes:
+        """The whole body, as often as it is asked for, taken of `share` as it comes.
+
+        Raises UpstreamFailure (too_large, cut, timeout) and what `share` says.
+        """
+        if self._start is None:
+            await self.read_start(limit, limit=limit, timeout_s=timeout_s, share=share)
+        return self._start or b""
+
+    async def read_start(self, size: int, *, limit: int, timeout_s: float, share: Share) -> bool:
+        """Reads until the body ends or passes `size`, for `take_start`; whether it has ended. Once; otherwise as `read`."""
+        if self.size is not None and self.size > limit:
             raise UpstreamFailure("too_large")
-        pieces, size = [], 0
+        pieces, held, has_ended = [], 0, False
         try:
             async with asyncio.timeout(timeout_s):
-                while piece := await self._response.content.readany():
+                while held <= size:
+                    piece = await self._response.content.readany()
+                    if not piece:
+                        has_ended = True
+                        break
+                    share.take(len(piece))
                     pieces.append(piece)
-                    size += len(piece)
-                    if size > limit:
+                    held += len(piece)
+                    if held > limit:
                         raise UpstreamFailure("too_large")
         except TimeoutError as exc:
             raise UpstreamFailure("timeout") from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise UpstreamFailure("cut") from exc
-        self._body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return self._body
+        self._start = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return has_ended
+
+    def take_start(self) -> bytes:
+        """What `read_start` has read; held here no longer."""
+        start, self._start = self._start or b"", None
+        return start
 
     async def next_piece(self, *, timeout_s: float) -> bytes | None:
         """Some bytes, b"" at the end, None when `timeout_s` passed without any. Raises UpstreamFailure (cut)."""
@@ -180,6 +206,9 @@ class Upstream:
             audience=dispatch.audience, tenant=tenant, target=target
         )
         headers["accept-encoding"] = "identity"
+        pieces = _Pieces(body) if body is not None and len(body) > READ_BYTES else None
+        if body is not None and pieces is not None:
+            headers["content-length"] = str(len(body))
         if dispatch.host:
             headers["host"] = dispatch.host
         try:
@@ -188,7 +217,7 @@ class Upstream:
                     method,
                     self._url(dispatch.url, target.path),
                     headers=headers,
-                    data=body,
+                    data=body if pieces is None else pieces,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s),
                 )
@@ -200,7 +229,7 @@ class Upstream:
             raise UpstreamFailure("lost") from exc
         except (aiohttp.ClientError, ValueError) as exc:
             raise UpstreamFailure("cut") from exc
-        return Answer(response)
+        return Answer(response, pieces)
 
     async def close(self) -> None:
         await self._session.close()
@@ -212,3 +241,23 @@ class Upstream:
                 self._urls.clear()
             found = self._urls[origin, path] = URL(origin).join(URL(path))
         return found
+
+
+class _Pieces:
+    """A large body on its way: at once it would be copied, and keep the loop. Held until its last piece was asked for."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    @property
+    def is_sent(self) -> bool:
+        return not self._body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        at = 0
+        while self._body:
+            piece = self._body[at : at + READ_BYTES]
+            at += READ_BYTES
+            if at >= len(self._body):
+                self._body = b""
+            yield piece

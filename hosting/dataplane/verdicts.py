@@ -17,7 +17,9 @@ from hosting.dataplane.errors import (
     ANSWER_TIMEOUT,
     ANSWER_TOO_LARGE,
     BROKEN_ANSWER,
+    HEAVY,
     METHOD_NOT_ALLOWED,
+    OVERLOADED_BYTES,
     UNKNOWN_SESSION,
     UNREACHABLE,
     UPSTREAM_DENIED,
@@ -43,7 +45,9 @@ _DISPATCH: dict[str, Kind] = {
     "exception": UPSTREAM_FAILED,
     "limits": UPSTREAM_LIMITED,
 }
-NOT_ITS_FAULT = frozenset({UNKNOWN_SESSION.outcome, METHOD_NOT_ALLOWED.outcome})
+NOT_ITS_FAULT = frozenset(
+    kind.outcome for kind in (UNKNOWN_SESSION, METHOD_NOT_ALLOWED, HEAVY, OVERLOADED_BYTES)
+)
 MAX_RETRY_AFTER_S = 3600
 METHOD_NOT_FOUND = -32601
 

@@ -240,8 +240,9 @@ class StandInProcess(Spawned):
             f"{self.url}/mcp", headers={"smcp-assertion": signed, "mcp-session-id": session}
         ).status_code
 
-    def answer_raw(self, answer: bytes, *, stays_open: bool = False) -> None:
-        self._control("raw", {"answer": answer.decode("latin-1"), "stays_open": stays_open})
+    def answer_raw(self, answer: bytes, *, stays_open: bool = False, reads_nothing: bool = False) -> None:
+        told = {"answer": answer.decode("latin-1"), "stays_open": stays_open, "reads_nothing": reads_nothing}
+        self._control("raw", told)
 
 
 class GatewayProcess(Spawned):

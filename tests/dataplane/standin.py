@@ -63,6 +63,7 @@ class Control:
         self.permits: dict[str, asyncio.Semaphore] = {}
         self.raw_answer = b""
         self.raw_stays_open = False
+        self.raw_reads_nothing = False
         self.raw_seen: list[str] = []
 
     def permit(self, name: str) -> asyncio.Semaphore:
@@ -85,6 +86,7 @@ class Control:
                 asked = json.loads(body)
                 self.raw_answer = asked["answer"].encode("latin-1")
                 self.raw_stays_open = asked.get("stays_open", False)
+                self.raw_reads_nothing = asked.get("reads_nothing", False)
                 return {}
             case "/_control/raw_seen":
                 return self.raw_seen
@@ -381,7 +383,9 @@ async def serve_raw(control: Control, reader: asyncio.StreamReader, writer: asyn
         control.raw_seen.append(head.decode("latin-1"))
         writer.write(control.raw_answer)
         await writer.drain()
-        if control.raw_stays_open:
+        if control.raw_reads_nothing:
+            await control.permit("raw").acquire()
+        elif control.raw_stays_open:
             await reader.read()
     except (OSError, asyncio.IncompleteReadError):
         pass
