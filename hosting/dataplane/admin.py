@@ -12,8 +12,6 @@ from aiohttp import web
 from hosting.dataplane.follow import Follower
 from hosting.dataplane.metrics import Metrics
 
-STALE_AFTER_S = 10.0
-
 
 class Admin:
     """Serves until `close`."""

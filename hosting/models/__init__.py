@@ -2,13 +2,14 @@
 
 from hosting.models.account import Account
 from hosting.models.health import Flip, HealthState, Incident, LatencySample, Probe, ReportCursor
-from hosting.models.operation import Operation, Step
+from hosting.models.operation import UNFINISHED, Operation, Step
 from hosting.models.release import Deployment, DeploymentTarget, Release
 from hosting.models.resource import Binding, Resource, Secret
 from hosting.models.server import Environment, Server
 from hosting.models.version import Version
 
 __all__ = [
+    "UNFINISHED",
     "Account",
     "Binding",
     "Deployment",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
 from hosting.models.server import Environment, Server
 from smcp.common.tenancy import TenantModel
+
+UNFINISHED: Final = (
+    "pending",
+    "running",
+    "unwinding",
+)  # states in which an Operation still has something to do
 
 
 class Operation(TenantModel):
@@ -51,14 +59,14 @@ class Operation(TenantModel):
         indexes = [
             models.Index(
                 fields=["due_at"],
-                condition=Q(state__in=["pending", "running", "unwinding"]),
+                condition=Q(state__in=UNFINISHED),
                 name="operation_due",
             )
         ]
         constraints = [
             models.UniqueConstraint(
                 fields=["tenant", "environment"],
-                condition=Q(state__in=["pending", "running", "unwinding"]),
+                condition=Q(state__in=UNFINISHED),
                 name="operation_one_per_environment",
                 violation_error_message="Another operation on this environment is under way.",
             )

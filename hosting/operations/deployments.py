@@ -17,7 +17,7 @@ from typing import Any, Final
 from django.db.models import Q
 
 from hosting import wake
-from hosting.models import Environment, Operation, Server, Step
+from hosting.models import UNFINISHED, Environment, Operation, Server, Step
 from hosting.operations.rows import lock_environment, lock_server
 from hosting.provisioning import plan as planning
 from hosting.provisioning.plan import Plan, Target
@@ -35,7 +35,6 @@ RETIRE_STEPS: Final = (
     "delete_r2_buckets",
     "close_books",
 )
-UNFINISHED: Final = (Operation.State.PENDING, Operation.State.RUNNING, Operation.State.UNWINDING)
 
 
 class OperationUnderWay(Conflict):

@@ -26,7 +26,7 @@ from django.utils import timezone
 
 from hosting.cloudflare.errors import CloudflareError, RateLimited
 from hosting.cloudflare.port import Cloudflare
-from hosting.models import Operation
+from hosting.models import UNFINISHED, Operation
 from hosting.models import Step as StepRow
 from hosting.provisioning import deploy, retire
 from hosting.provisioning.accounts import open_cloudflare
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 STEPS: Final[Mapping[str, Mapping[str, Step]]] = {deploy.KIND: deploy.STEPS, retire.KIND: retire.STEPS}
 TURN_S: Final = 20.0  # a turn ends with the step that passes this
 WAIT_HERE_S: Final = 1.0  # a wait this short is not worth letting go for
-UNFINISHED: Final = (Operation.State.PENDING, Operation.State.RUNNING, Operation.State.UNWINDING)
 
 Stop = Callable[[], bool]
 

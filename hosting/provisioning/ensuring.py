@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from hosting.cloudflare.port import Found, ResourceKind
@@ -27,8 +28,8 @@ class EnsureResources(Step):
         for resource in self._rows(run, *(set(Resource.State) - set(GONE))):
             remove(run, resource)
 
-    def ensure(self, run: Run, resource: Resource) -> Found:
-        raise NotImplementedError
+    @abstractmethod
+    def ensure(self, run: Run, resource: Resource) -> Found: ...
 
     def _rows(self, run: Run, *states: str) -> list[Resource]:
         with run.transaction():

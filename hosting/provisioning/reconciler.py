@@ -21,14 +21,13 @@ from ulid import ULID
 from hosting import names
 from hosting.cloudflare.errors import CloudflareError, RateLimited
 from hosting.cloudflare.port import Cloudflare, Found, ResourceKind
-from hosting.models import Account, Operation, Resource
+from hosting.models import UNFINISHED, Account, Operation, Resource
 from hosting.provisioning.accounts import open_cloudflare, update_openness
 from smcp.common.ids import ULID_RE
 from smcp.common.tenancy import as_system
 
 logger = logging.getLogger(__name__)
 GRACE: Final = timedelta(minutes=10)
-UNFINISHED: Final = (Operation.State.PENDING, Operation.State.RUNNING, Operation.State.UNWINDING)
 
 
 @dataclass

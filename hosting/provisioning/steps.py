@@ -12,6 +12,7 @@ StepError
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -95,7 +96,7 @@ class Run:
         return (timezone.now() - self.started_at).total_seconds()
 
 
-class Step:
+class Step(ABC):
     """`bound`: attempts before it gives up; None: never. `can_be_left`: behind the pivot, giving up does not stop the rest.
     `leaves_error`: … but the Operation then ends as failed."""
 
@@ -104,8 +105,8 @@ class Step:
     can_be_left: ClassVar[bool] = False
     leaves_error: ClassVar[bool] = False
 
-    def do(self, run: Run) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def do(self, run: Run) -> None: ...
 
-    def undo(self, run: Run) -> None:
+    def undo(self, run: Run) -> None:  # noqa: B027 - nothing is what most have to undo
         """Most steps leave nothing behind that another step does not take away."""

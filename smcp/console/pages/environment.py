@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from hosting.cloudflare.port import ResourceKind
 from hosting.dataplane.contract import Limits
-from hosting.models import Deployment, DeploymentTarget, Environment, Operation, Release
+from hosting.models import UNFINISHED, Deployment, DeploymentTarget, Environment, Operation, Release
 from smcp.console import charts
 from smcp.console.pages import history
 from smcp.console.pages.endpoints import describe_endpoint
@@ -82,7 +82,7 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
         "open_operation": Operation.objects.filter(
             tenant_id=environment.tenant_id,
             environment=environment,
-            state__in=["pending", "running", "unwinding"],
+            state__in=UNFINISHED,
         ).first(),
         "people": describe([*(d.created_by for d in deployments), *(s.created_by for s in secrets)]),
         "access": [Environment.Access(a).label for a in environment.access if a in Environment.Access.values],

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from hosting.models import Environment, Operation
+from hosting.models import UNFINISHED, Environment, Operation
 from hosting.provisioning import engine
 from smcp.common.tenancy import as_system
 from tenants.models import Tenant
@@ -24,7 +24,7 @@ Make = Callable[[], World]
 def nothing_else_is_due(committed_db: None) -> None:
     """Operations other tests left unfinished stay where they are."""
     with as_system():
-        Operation.objects.filter(state__in=engine.UNFINISHED).update(
+        Operation.objects.filter(state__in=UNFINISHED).update(
             due_at=timezone.now() + timedelta(days=1), lease_until=None
         )
 
@@ -68,7 +68,7 @@ def test_an_operation_is_held_by_one_worker_at_a_time(world: World) -> None:
     assert engine.claim(owner="two", now=now) is None
     later = now + timedelta(days=1)
     with as_system():
-        Operation.objects.exclude(id=operation.id).filter(state__in=engine.UNFINISHED).update(
+        Operation.objects.exclude(id=operation.id).filter(state__in=UNFINISHED).update(
             due_at=later + timedelta(days=1)
         )
     second = engine.claim(owner="two", now=later)

@@ -21,7 +21,7 @@ from django.db import connection
 from django.utils import timezone
 
 from hosting.catalog.catalog import get_entry
-from hosting.models import Deployment, Environment, Operation, Server, Version
+from hosting.models import UNFINISHED, Deployment, Environment, Operation, Server, Version
 from hosting.operations.catalog import create_server_from_catalog
 from hosting.operations.deployments import deploy_version
 from hosting.operations.rows import lock_server
@@ -100,9 +100,7 @@ class Command(BaseCommand):
         version, environment = _ensure_version(tenant)
         with as_tenant(tenant.id):
             under_way = (
-                list_operations(tenant_id=tenant.id, server_slug=SERVER)
-                .filter(state__in=("pending", "running", "unwinding"))
-                .first()
+                list_operations(tenant_id=tenant.id, server_slug=SERVER).filter(state__in=UNFINISHED).first()
             )
         if under_way is not None:
             self._follow(tenant, under_way, until)
