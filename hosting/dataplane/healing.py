@@ -101,16 +101,15 @@ class Healer:
             raise
 
     async def _renewed(self, call: Call, lost: Session, *, is_stranded: bool) -> Session:
-        while True:
-            memory = await self._renewals.recall(lost, call.route)
-            now = self._renewals.current(lost, call.route)
-            if now.upstream_id != lost.upstream_id and now.release == self._target(call, now).release:
-                return now
-            token = await self._renewals.lock(lost, call.route, for_s=HEAL_S)
-            if token is not None:
-                break
+        while (token := await self._renewals.lock(lost, call.route, for_s=HEAL_S)) is None:
             await asyncio.sleep(LOOK_AGAIN_S)
+            await self._renewals.recall(lost, call.route)
+            if (renewed := self._found(call, lost)) is not None:
+                return renewed
         try:
+            memory = await self._renewals.recall(lost, call.route)
+            if (renewed := self._found(call, lost)) is not None:
+                return renewed  # by the node that held the lock before
             if not is_stranded and self._keeps_nothing(call, lost, memory.renewal):
                 raise Refusal(UNKNOWN_SESSION)
             return await self._renew(call, lost, memory)
@@ -137,6 +136,12 @@ class Healer:
             request=call.request_id,
         )
         return healed
+
+    def _found(self, call: Call, lost: Session) -> Session | None:
+        """What took the place of `lost`, if something did and its Release still serves."""
+        now = self._renewals.current(lost, call.route)
+        is_usable = now.upstream_id != lost.upstream_id and now.release == self._target(call, now).release
+        return now if is_usable else None
 
     def _keeps_nothing(self, call: Call, lost: Session, last: Renewal | None) -> bool:
         return (
