@@ -108,6 +108,8 @@ class MakeUp:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # As in a terminal, also where this run itself was started in the background, with Ctrl-C ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
