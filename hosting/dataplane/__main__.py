@@ -8,8 +8,8 @@ import sys
 import uvloop
 
 from hosting.dataplane.app import App
-from hosting.dataplane.logs import configure_logs
 from hosting.dataplane.settings import Settings, SettingsError, read_settings
+from hosting.dataplane.telemetry.logs import configure_logs
 
 
 async def _run(settings: Settings) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from hosting.dataplane.follow import Follower
-from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.facts.follow import Follower
+from hosting.dataplane.telemetry.metrics import Metrics
 
 
 class Admin:

@@ -19,19 +19,19 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from hosting.dataplane.admin import Admin
-from hosting.dataplane.exchange import Exchange, Receive, Send
-from hosting.dataplane.follow import Follower, connect_redis
+from hosting.dataplane.door.exchange import Exchange, Receive, Send
+from hosting.dataplane.facts.follow import Follower, connect_redis
+from hosting.dataplane.forwarding.healing import Healer
+from hosting.dataplane.forwarding.proxy import Proxy
+from hosting.dataplane.forwarding.sending import Sender
+from hosting.dataplane.forwarding.streams import Streams
+from hosting.dataplane.forwarding.upstream import Upstream
 from hosting.dataplane.gateway import Gateway
-from hosting.dataplane.healing import Healer
-from hosting.dataplane.logs import log
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.proxy import Proxy
-from hosting.dataplane.renewals import Renewals
-from hosting.dataplane.reports import Reports
-from hosting.dataplane.sending import Sender
+from hosting.dataplane.sessions.renewals import Renewals
 from hosting.dataplane.settings import Settings
-from hosting.dataplane.streams import Streams
-from hosting.dataplane.upstream import Upstream
+from hosting.dataplane.telemetry.logs import log
+from hosting.dataplane.telemetry.metrics import Metrics
+from hosting.dataplane.telemetry.reports import Reports
 
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_TIMEOUT_MS = 15_000

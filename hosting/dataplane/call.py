@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hosting.dataplane.auth import Caller
 from hosting.dataplane.contract import Era, Route, Target
-from hosting.dataplane.errors import Headers, JsonRpcId
-from hosting.dataplane.exchange import Exchange
-from hosting.dataplane.held import Share
-from hosting.dataplane.jsonrpc import Message
-from hosting.dataplane.sessions import Session
+from hosting.dataplane.door.auth import Caller
+from hosting.dataplane.door.exchange import Exchange
+from hosting.dataplane.door.held import Share
+from hosting.dataplane.protocol.errors import Headers, JsonRpcId
+from hosting.dataplane.protocol.jsonrpc import Message
+from hosting.dataplane.sessions.session import Session
 
 JSON: Headers = (
     ("content-type", "application/json"),

@@ -13,12 +13,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hosting.dataplane.addresses import Hosts, split_host
-from hosting.dataplane.auth import Caller, authenticate
 from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
 from hosting.dataplane.contract import Route, SessionReport
-from hosting.dataplane.era import check_post_headers, era_of, era_of_headers
-from hosting.dataplane.errors import (
+from hosting.dataplane.door.auth import Caller, authenticate
+from hosting.dataplane.door.exchange import ClientGone, Exchange
+from hosting.dataplane.door.held import Holdings, Share
+from hosting.dataplane.door.origins import Origins, preflight
+from hosting.dataplane.eras.legacy import Legacy, tombstone
+from hosting.dataplane.eras.modern import plan_post as plan_modern_post
+from hosting.dataplane.eras.modern import refuse_method as refuse_modern_method
+from hosting.dataplane.facts.addresses import Hosts, split_host
+from hosting.dataplane.facts.follow import Follower
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.proxy import Proxy
+from hosting.dataplane.forwarding.streams import Streams
+from hosting.dataplane.protocol.era import check_post_headers, era_of, era_of_headers
+from hosting.dataplane.protocol.errors import (
     ANSWER_LOST,
     BUSY,
     DRAINING,
@@ -34,24 +44,14 @@ from hosting.dataplane.errors import (
     Headers,
     Refusal,
 )
-from hosting.dataplane.exchange import ClientGone, Exchange
-from hosting.dataplane.follow import Follower
-from hosting.dataplane.held import Holdings, Share
-from hosting.dataplane.jsonrpc import parse_body
-from hosting.dataplane.legacy import Legacy, tombstone
-from hosting.dataplane.logs import log
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.modern import plan_post as plan_modern_post
-from hosting.dataplane.modern import refuse_method as refuse_modern_method
-from hosting.dataplane.origins import Origins, preflight
-from hosting.dataplane.proxy import Proxy
-from hosting.dataplane.renewals import NOTED, Renewals
-from hosting.dataplane.reports import Reports
-from hosting.dataplane.routes import Table
-from hosting.dataplane.sessions import Session, Sessions
+from hosting.dataplane.protocol.jsonrpc import parse_body
+from hosting.dataplane.protocol.sse import encode_event
+from hosting.dataplane.sessions.renewals import NOTED, Renewals
+from hosting.dataplane.sessions.session import Session, Sessions
 from hosting.dataplane.settings import Settings
-from hosting.dataplane.sse import encode_event
-from hosting.dataplane.streams import Streams
+from hosting.dataplane.telemetry.logs import log
+from hosting.dataplane.telemetry.metrics import Metrics
+from hosting.dataplane.telemetry.reports import Reports
 
 LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
 MAX_CLIENT_TEXT = 100

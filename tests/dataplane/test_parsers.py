@@ -11,17 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hosting.dataplane.addresses import Hosts, addresses_of, is_slug, split_host
-from hosting.dataplane.buckets import BUCKETS, bucket_of, pick_target
 from hosting.dataplane.contract import Route, Target
-from hosting.dataplane.era import hear
-from hosting.dataplane.errors import JsonRpcId, Refusal
-from hosting.dataplane.jsonrpc import MAX_DEPTH, is_deeper_than, parse
-from hosting.dataplane.legacy import MAX_EVENT_ID, unwrap_event_id, wrap_event_id
-from hosting.dataplane.modern import decode_value
-from hosting.dataplane.seal import NotSealed, Seal
-from hosting.dataplane.sessions import Sessions, UnknownSession, capabilities_of, capability_bits, opened
-from hosting.dataplane.sse import Event, EventParser, EventTooLarge, encode_event
+from hosting.dataplane.eras.legacy import MAX_EVENT_ID, unwrap_event_id, wrap_event_id
+from hosting.dataplane.eras.modern import decode_value
+from hosting.dataplane.facts.addresses import Hosts, addresses_of, is_slug, split_host
+from hosting.dataplane.facts.buckets import BUCKETS, bucket_of, pick_target
+from hosting.dataplane.protocol.era import hear
+from hosting.dataplane.protocol.errors import JsonRpcId, Refusal
+from hosting.dataplane.protocol.jsonrpc import MAX_DEPTH, is_deeper_than, parse
+from hosting.dataplane.protocol.sse import Event, EventParser, EventTooLarge, encode_event
+from hosting.dataplane.sessions.seal import NotSealed, Seal
+from hosting.dataplane.sessions.session import (
+    Sessions,
+    UnknownSession,
+    capabilities_of,
+    capability_bits,
+    opened,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hosting.dataplane import skim as skimming
-from hosting.dataplane.era import hear
-from hosting.dataplane.errors import Refusal
-from hosting.dataplane.jsonrpc import LARGE_BYTES, MAX_BATCH, MAX_DEPTH, Message, parse
-from hosting.dataplane.sessions import capability_bits
-from hosting.dataplane.skim import Repeated, skim
+from hosting.dataplane.protocol import skim as skimming
+from hosting.dataplane.protocol.era import hear
+from hosting.dataplane.protocol.errors import Refusal
+from hosting.dataplane.protocol.jsonrpc import LARGE_BYTES, MAX_BATCH, MAX_DEPTH, Message, parse
+from hosting.dataplane.protocol.skim import Repeated, skim
+from hosting.dataplane.sessions.session import capability_bits
 
 SCALAR = st.sampled_from(
     ['""', "0", "-1", "1.5e3", "true", "null", '"x"', '"2.0"', '"a,b:{[]}"', '"\\\\"', '"\\""', '"\\u0041"', '"é"', '"\\ud83d\\ude00"', '"\\ud83d"', '"\\\\ud83d"', '"\\uDE00"', '"\\ud06d"', "1" * 40]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hosting.dataplane.contract import REVOCATIONS_KEPT, AnyFact, Credential, Revocation, Route, Suspension
-from hosting.dataplane.routes import Table
-from hosting.dataplane.snapshot import load_snapshot, save_snapshot
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.facts.snapshot import load_snapshot, save_snapshot
 
 
 def route(number: int, version: int = 1, *, is_gone: bool = False, server: str = "") -> Route:

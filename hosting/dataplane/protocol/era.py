@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from hosting.dataplane.contract import Era, Route
-from hosting.dataplane.errors import NOT_ACCEPTABLE, NOT_JSON, JsonRpcId, Refusal
-from hosting.dataplane.jsonrpc import MAX_BATCH, Message
+from hosting.dataplane.protocol.errors import NOT_ACCEPTABLE, NOT_JSON, JsonRpcId, Refusal
+from hosting.dataplane.protocol.jsonrpc import MAX_BATCH, Message
 
 LEGACY_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_REVISIONS = ("2026-07-28",)

@@ -25,7 +25,7 @@ from hosting.dataplane.contract import (
     Target,
     sign_assertion,
 )
-from hosting.dataplane.held import Share
+from hosting.dataplane.door.held import Share
 
 POOL_IDLE_S = 20.0
 READ_BYTES = 64 * 1024

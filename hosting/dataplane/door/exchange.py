@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from hosting.dataplane.contract import Era
-from hosting.dataplane.errors import (
+from hosting.dataplane.door.held import Share
+from hosting.dataplane.protocol.errors import (
     BAD_HEADER,
     BROKEN_BODY,
     HEADERS_TOO_LARGE,
@@ -22,7 +23,6 @@ from hosting.dataplane.errors import (
     Headers,
     Refusal,
 )
-from hosting.dataplane.held import Share
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

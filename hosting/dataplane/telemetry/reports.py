@@ -31,8 +31,8 @@ from hosting.dataplane.contract import (
     SessionReport,
     encode,
 )
-from hosting.dataplane.logs import log
-from hosting.dataplane.metrics import Metrics
+from hosting.dataplane.telemetry.logs import log
+from hosting.dataplane.telemetry.metrics import Metrics
 
 MAX_BUFFERED = 20_000
 BATCH = 500

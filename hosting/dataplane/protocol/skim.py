@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hosting.dataplane.errors import INVALID_REQUEST, PARSE_ERROR, Refusal
+from hosting.dataplane.protocol.errors import INVALID_REQUEST, PARSE_ERROR, Refusal
 
 MAX_VALUES = 2 * 1024 * 1024  # marks of structure: an array of bytes that fills four megabytes has as many
 MAX_NAMES = 10_000  # in the top three levels of a message, and items of an array that stands there

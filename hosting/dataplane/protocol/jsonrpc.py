@@ -17,8 +17,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
-from hosting.dataplane.errors import INVALID_REQUEST, PARSE_ERROR, JsonRpcId, Refusal
-from hosting.dataplane.skim import Repeated, skim
+from hosting.dataplane.protocol.errors import INVALID_REQUEST, PARSE_ERROR, JsonRpcId, Refusal
+from hosting.dataplane.protocol.skim import Repeated, skim
 
 MAX_DEPTH = 128
 MAX_BATCH = 100

@@ -17,19 +17,19 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
-from hosting.dataplane.era import Spoken, hear
-from hosting.dataplane.errors import BROKEN_ANSWER, UNKNOWN_SESSION, Headers, Refusal
-from hosting.dataplane.exchange import ClientGone
-from hosting.dataplane.healing import Healer
-from hosting.dataplane.logs import Damper
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.relay import Relay
-from hosting.dataplane.reports import Reports
-from hosting.dataplane.sending import Sender
+from hosting.dataplane.door.exchange import ClientGone
+from hosting.dataplane.forwarding.healing import Healer
+from hosting.dataplane.forwarding.relay import Relay
+from hosting.dataplane.forwarding.sending import Sender
+from hosting.dataplane.forwarding.streams import Streams
+from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
+from hosting.dataplane.forwarding.verdicts import NOT_ITS_FAULT, is_session_lost, judge, refuse_failure
+from hosting.dataplane.protocol.era import Spoken, hear
+from hosting.dataplane.protocol.errors import BROKEN_ANSWER, UNKNOWN_SESSION, Headers, Refusal
 from hosting.dataplane.settings import Settings
-from hosting.dataplane.streams import Streams
-from hosting.dataplane.upstream import Answer, UpstreamFailure
-from hosting.dataplane.verdicts import NOT_ITS_FAULT, is_session_lost, judge, refuse_failure
+from hosting.dataplane.telemetry.logs import Damper
+from hosting.dataplane.telemetry.metrics import Metrics
+from hosting.dataplane.telemetry.reports import Reports
 
 WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its client's leaving
 LOOK_INSIDE_BYTES = (

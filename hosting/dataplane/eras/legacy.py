@@ -11,10 +11,11 @@ import re
 
 import msgspec
 
-from hosting.dataplane.buckets import choose_target
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import PROBE_TOKEN_LIFE_S, Revocation, b64url, unb64url
-from hosting.dataplane.era import (
+from hosting.dataplane.facts.buckets import choose_target
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.protocol.era import (
     BATCH_REVISION,
     LEGACY_REVISIONS,
     POLLING_REVISION,
@@ -23,7 +24,7 @@ from hosting.dataplane.era import (
     SESSION_HEADER,
     accepts,
 )
-from hosting.dataplane.errors import (
+from hosting.dataplane.protocol.errors import (
     BAD_HEADER,
     BROKEN_ANSWER,
     INVALID_REQUEST,
@@ -35,10 +36,9 @@ from hosting.dataplane.errors import (
     JsonRpcId,
     Refusal,
 )
-from hosting.dataplane.jsonrpc import Message
-from hosting.dataplane.renewals import Renewals
-from hosting.dataplane.routes import Table
-from hosting.dataplane.sessions import (
+from hosting.dataplane.protocol.jsonrpc import Message
+from hosting.dataplane.sessions.renewals import Renewals
+from hosting.dataplane.sessions.session import (
     MAX_LIFE_S,
     MAX_UPSTREAM_ID,
     Session,

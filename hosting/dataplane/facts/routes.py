@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hosting.dataplane.addresses import addresses_of
 from hosting.dataplane.contract import (
     REVOCATIONS_KEPT,
     AnyFact,
@@ -18,6 +17,7 @@ from hosting.dataplane.contract import (
     Route,
     Suspension,
 )
+from hosting.dataplane.facts.addresses import addresses_of
 
 
 class Table:

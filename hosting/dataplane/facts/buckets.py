@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from hosting.dataplane.contract import Route, Target
-from hosting.dataplane.errors import NOTHING_DEPLOYED, Refusal
+from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
 
 BUCKETS = 10_000
 

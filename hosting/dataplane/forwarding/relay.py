@@ -20,8 +20,13 @@ import msgspec
 
 from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
-from hosting.dataplane.era import META_SUBSCRIPTION, Spoken, hear
-from hosting.dataplane.errors import (
+from hosting.dataplane.door.exchange import ClientGone
+from hosting.dataplane.eras.legacy import wrap_event_id
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
+from hosting.dataplane.protocol.era import META_SUBSCRIPTION, Spoken, hear
+from hosting.dataplane.protocol.errors import (
     ACCESS_ENDED,
     ANSWER_CUT,
     ANSWER_TIMEOUT,
@@ -33,14 +38,9 @@ from hosting.dataplane.errors import (
     Refusal,
     error_body,
 )
-from hosting.dataplane.exchange import ClientGone
-from hosting.dataplane.legacy import wrap_event_id
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.pace import Pace
-from hosting.dataplane.routes import Table
+from hosting.dataplane.protocol.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
 from hosting.dataplane.settings import Settings
-from hosting.dataplane.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
-from hosting.dataplane.upstream import Answer, UpstreamFailure
+from hosting.dataplane.telemetry.metrics import Metrics
 
 RETRY_MS = (100, 60_000)  # what a server may ask of clients
 RECONNECT_MS = 1000  # what we ask of them when we shut down

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import AnyFact
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.pace import Pace
-from hosting.dataplane.relay import Relay
-from hosting.dataplane.reports import Reports
-from hosting.dataplane.routes import Table
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.relay import Relay
+from hosting.dataplane.telemetry.metrics import Metrics
+from hosting.dataplane.telemetry.reports import Reports
 
 
 class Streams:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hosting.dataplane.contract import AnyFact, decode_fact, encode
-from hosting.dataplane.routes import Table
+from hosting.dataplane.facts.routes import Table
 
 FORM = 1
 FILE_NAME = "routes.snapshot"

@@ -21,9 +21,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from hosting.dataplane.contract import Keys, Route
-from hosting.dataplane.logs import Damper
-from hosting.dataplane.seal import NotSealed, Seal
-from hosting.dataplane.sessions import Session
+from hosting.dataplane.sessions.seal import NotSealed, Seal
+from hosting.dataplane.sessions.session import Session
+from hosting.dataplane.telemetry.logs import Damper
 
 WAIT_S = 1.0  # longer than this nobody waits for Redis
 KEPT = 50_000  # sessions a node remembers the renewal of

@@ -20,19 +20,19 @@ from typing import Any
 
 import msgspec
 
-from hosting.dataplane.buckets import choose_target
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Target
-from hosting.dataplane.era import PROTOCOL_VERSION_HEADER, SESSION_HEADER, hear
-from hosting.dataplane.errors import ANSWER_LOST, UNKNOWN_SESSION, Refusal
-from hosting.dataplane.legacy import LAST_EVENT_HEADER, POST_HEADERS, checked_upstream_id, revision_in
-from hosting.dataplane.logs import log
-from hosting.dataplane.metrics import Metrics
-from hosting.dataplane.renewals import Memory, Renewal, Renewals
-from hosting.dataplane.sending import Sender
-from hosting.dataplane.sessions import Session, capabilities_of
-from hosting.dataplane.sse import EventParser, EventTooLarge
-from hosting.dataplane.upstream import Answer, UpstreamFailure
+from hosting.dataplane.eras.legacy import LAST_EVENT_HEADER, POST_HEADERS, checked_upstream_id, revision_in
+from hosting.dataplane.facts.buckets import choose_target
+from hosting.dataplane.forwarding.sending import Sender
+from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
+from hosting.dataplane.protocol.era import PROTOCOL_VERSION_HEADER, SESSION_HEADER, hear
+from hosting.dataplane.protocol.errors import ANSWER_LOST, UNKNOWN_SESSION, Refusal
+from hosting.dataplane.protocol.sse import EventParser, EventTooLarge
+from hosting.dataplane.sessions.renewals import Memory, Renewal, Renewals
+from hosting.dataplane.sessions.session import Session, capabilities_of
+from hosting.dataplane.telemetry.logs import log
+from hosting.dataplane.telemetry.metrics import Metrics
 
 HEAL_S = 15.0  # for all that a renewal asks of the server
 MAX_RESULT_BYTES = 1024 * 1024  # of what the gateway asks for itself

@@ -23,10 +23,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from hosting.dataplane.contract import AnyFact, Keys, decode_fact
-from hosting.dataplane.logs import log
-from hosting.dataplane.routes import Table
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.facts.snapshot import NoSnapshot, load_snapshot, save_snapshot
 from hosting.dataplane.settings import Settings
-from hosting.dataplane.snapshot import NoSnapshot, load_snapshot, save_snapshot
+from hosting.dataplane.telemetry.logs import log
 
 BELL_MS = 1000
 BATCH = 1000

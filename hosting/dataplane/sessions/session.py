@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from hosting.dataplane.contract import Route
-from hosting.dataplane.seal import NotSealed, Seal, derive_key
+from hosting.dataplane.sessions.seal import NotSealed, Seal, derive_key
 
 MAX_LIFE_S = 30 * 24 * 3600
 MAX_ID = 512

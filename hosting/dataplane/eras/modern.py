@@ -10,10 +10,10 @@ import base64
 import binascii
 from collections.abc import Mapping
 
-from hosting.dataplane.buckets import choose_target
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Route
-from hosting.dataplane.era import (
+from hosting.dataplane.facts.buckets import choose_target
+from hosting.dataplane.protocol.era import (
     LISTEN,
     META_CAPABILITIES,
     META_VERSION,
@@ -23,7 +23,7 @@ from hosting.dataplane.era import (
     meta_of,
     supported_revisions,
 )
-from hosting.dataplane.errors import (
+from hosting.dataplane.protocol.errors import (
     HEADER_MISMATCH,
     INVALID_META,
     INVALID_REQUEST,
@@ -32,7 +32,7 @@ from hosting.dataplane.errors import (
     UNSUPPORTED_VERSION,
     Refusal,
 )
-from hosting.dataplane.jsonrpc import Message
+from hosting.dataplane.protocol.jsonrpc import Message
 
 NAMED_BY = {
     "tools/call": "name",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from hosting.dataplane.contract import Route
-from hosting.dataplane.errors import BAD_ORIGIN, Headers, Refusal
+from hosting.dataplane.protocol.errors import BAD_ORIGIN, Headers, Refusal
 from hosting.dataplane.settings import LOOPBACK_HOSTS, Settings
 
 WELL_KNOWN_CLIENTS = frozenset({"https://claude.ai", "https://claude.com"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hosting.dataplane.call import Call, Plan
-from hosting.dataplane.era import REPEATABLE
-from hosting.dataplane.errors import NOTHING_DEPLOYED, Refusal
-from hosting.dataplane.upstream import Answer, Upstream, UpstreamFailure
+from hosting.dataplane.forwarding.upstream import Answer, Upstream, UpstreamFailure
+from hosting.dataplane.protocol.era import REPEATABLE
+from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
 
 
 class Sender:

@@ -11,8 +11,9 @@ import msgspec
 
 from hosting.dataplane.call import Plan
 from hosting.dataplane.contract import Era
-from hosting.dataplane.era import Spoken, hear
-from hosting.dataplane.errors import (
+from hosting.dataplane.forwarding.upstream import Answer, FailureKind
+from hosting.dataplane.protocol.era import Spoken, hear
+from hosting.dataplane.protocol.errors import (
     ANSWER_CUT,
     ANSWER_TIMEOUT,
     ANSWER_TOO_LARGE,
@@ -30,7 +31,6 @@ from hosting.dataplane.errors import (
     Kind,
     Refusal,
 )
-from hosting.dataplane.upstream import Answer, FailureKind
 
 _FAILURES: dict[FailureKind, Kind] = {
     "refused": UNREACHABLE,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hosting.dataplane.contract import PROBE_TOKEN_PREFIX, Route, digest_of_key, is_probe_token
-from hosting.dataplane.errors import FORBIDDEN, UNAUTHENTICATED, Headers, Refusal
-from hosting.dataplane.routes import Table
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.protocol.errors import FORBIDDEN, UNAUTHENTICATED, Headers, Refusal
 
 CALL_SCOPE = "mcp:call"
 KEY_PREFIX = "smcp_"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hosting.dataplane.errors import HEAVY, OVERLOADED_BYTES, RETRY_SOON, Refusal
+from hosting.dataplane.protocol.errors import HEAVY, OVERLOADED_BYTES, RETRY_SOON, Refusal
 
 SMALL_BYTES = 64 * 1024
 

@@ -1,0 +1,1 @@
+"""What the control plane has told this node: followed, kept, looked up."""

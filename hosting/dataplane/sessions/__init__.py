@@ -1,0 +1,1 @@
+"""MCP sessions: sealed in their own ids, and what Redis remembers of them besides."""
