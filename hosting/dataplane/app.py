@@ -21,12 +21,14 @@ from granian.server.embed import Server
 from hosting.dataplane.admin import Admin
 from hosting.dataplane.door.exchange import Exchange, Receive, Send
 from hosting.dataplane.facts.follow import Follower, connect_redis
+from hosting.dataplane.forwarding.asking import Asker
 from hosting.dataplane.forwarding.healing import Healer
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import Upstream
 from hosting.dataplane.gateway import Gateway
+from hosting.dataplane.sessions.mailbox import Mailbox
 from hosting.dataplane.sessions.renewals import Renewals
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.logs import log
@@ -56,12 +58,20 @@ class App:
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
         self._follower = Follower(settings, self._redis, self._streams.recheck)
         self._upstream = Upstream(settings.dispatch_keys)
+        self._mailbox = Mailbox(
+            installation=settings.installation,
+            node=settings.node,
+            ring=settings.sealing_keys,
+            redis=self._redis,
+        )
         renewals = Renewals(installation=settings.installation, ring=settings.sealing_keys, redis=self._redis)
         sender = Sender(self._upstream)
         proxy = Proxy(
             settings=settings,
             sender=sender,
-            healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics),
+            asker=Asker(
+                sender=sender, healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics)
+            ),
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
@@ -104,7 +114,8 @@ class App:
         _check_port(settings.host, settings.port)
         await self._admin.open(settings.admin_host, settings.admin_port)
         self._follower.load_from_disk()
-        tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._reports.run())]
+        parts = (self._follower, self._reports, self._mailbox)
+        tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())
         server = self._server()
         serving = asyncio.create_task(server.serve())

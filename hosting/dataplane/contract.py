@@ -213,6 +213,14 @@ class Keys(msgspec.Struct, frozen=True):
         """Stream, trimmed to about REPORTS_KEPT: field `report` = encoded report."""
         return f"smcp:{self.installation}:reports"
 
+    def node(self, node: str) -> str:
+        """String that expires soon: this gateway node lives."""
+        return f"smcp:{self.installation}:node:{node}"
+
+    def bells(self, node: str) -> str:
+        """List: which tenants' boxes on this gateway node have letters."""
+        return f"smcp:{self.installation}:bells:{node}"
+
     def of_tenant(self, tenant: str, *parts: str) -> str:
         """A key that holds a tenant's own data: the tenant always comes first."""
         return ":".join((f"smcp:{self.installation}:t", tenant, *parts))

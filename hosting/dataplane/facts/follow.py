@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from hosting.dataplane.contract import AnyFact, Keys, decode_fact
@@ -28,6 +28,7 @@ from hosting.dataplane.facts.snapshot import NoSnapshot, load_snapshot, save_sna
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.logs import log
 
+MAX_CONNECTIONS = 16
 BELL_MS = 1000
 BATCH = 1000
 SAVE_EVERY_S = 5.0
@@ -44,8 +45,16 @@ class DataLost(Exception):
 
 
 def connect_redis(url: str) -> Redis:
-    """Timeouts longer than the bell; retries are ours."""
-    return Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=5.0, retry=None, max_connections=8)
+    """Timeouts longer than the bell; retries are ours. Whoever finds all connections busy waits for one."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        socket_connect_timeout=2.0,
+        socket_timeout=5.0,
+        retry=None,
+        max_connections=MAX_CONNECTIONS,
+        timeout=2.0,
+    )
+    return Redis.from_pool(pool)
 
 
 class Follower:

@@ -18,14 +18,14 @@ import msgspec
 
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
 from hosting.dataplane.door.exchange import ClientGone
-from hosting.dataplane.forwarding.healing import Healer
+from hosting.dataplane.forwarding.asking import MAX_ERROR_BYTES, Asker
 from hosting.dataplane.forwarding.relay import Relay
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
-from hosting.dataplane.forwarding.verdicts import NOT_ITS_FAULT, is_session_lost, judge, refuse_failure
+from hosting.dataplane.forwarding.verdicts import NOT_ITS_FAULT, judge, refuse_failure
 from hosting.dataplane.protocol.era import Spoken, hear
-from hosting.dataplane.protocol.errors import BROKEN_ANSWER, UNKNOWN_SESSION, Headers, Refusal
+from hosting.dataplane.protocol.errors import BROKEN_ANSWER, Headers, Refusal
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.logs import Damper
 from hosting.dataplane.telemetry.metrics import Metrics
@@ -35,7 +35,6 @@ WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its cl
 LOOK_INSIDE_BYTES = (
     1024 * 1024
 )  # larger JSON answers are neither held nor parsed: that would hold everybody up
-MAX_ERROR_BYTES = 256 * 1024
 GOODBYE_S = 5.0
 
 
@@ -47,14 +46,14 @@ class Proxy:
         *,
         settings: Settings,
         sender: Sender,
-        healer: Healer,
+        asker: Asker,
         streams: Streams,
         reports: Reports,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._sender = sender
-        self._healer = healer
+        self._asker = asker
         self._streams = streams
         self._reports = reports
         self._metrics = metrics
@@ -66,7 +65,7 @@ class Proxy:
         record = _Record(self, call, plan, started)
         try:
             async with self._cancelled_with_client(call):
-                asked, (plan, answer) = plan, await self._ask(call, plan)
+                asked, (plan, answer) = plan, await self._asker.ask(call, plan)
             if answer.has_request:
                 _let_go_of_body(call, asked, plan)
             try:
@@ -107,7 +106,7 @@ class Proxy:
             )
             await relay.prepare()
             record.done(response_bytes=0)
-            async with self._streams.open(call, plan, relay):
+            async with self._streams.open(call, plan.target.release, relay):
                 await relay.run(on_sent=lambda size: self._streamed(call, plan, size))
             return
         if not plan.ids and not plan.is_listening:
@@ -194,29 +193,6 @@ class Proxy:
         if plan.open_session is not None and isinstance(spoken[0].result, msgspec.Raw):
             return plan.open_session(bytes(spoken[0].result), upstream_session)
         return ()
-
-    async def _ask(self, call: Call, plan: Plan) -> tuple[Plan, Answer]:
-        """The answer's head, under a new session of the server's where it has lost the old one. Raises UpstreamFailure, Refusal."""
-        may_heal = plan.session is not None and self._healer.may_heal(call, plan)
-        if plan.is_stranded:
-            if not may_heal:
-                raise Refusal(UNKNOWN_SESSION, request_id=plan.first_id)
-            plan, may_heal = await self._healer.heal(call, plan), False
-        answer = await self._sender.send(call, plan)
-        if answer.status != 404 or not may_heal:
-            return plan, answer
-        try:
-            body = await answer.read(
-                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
-            )
-            if not is_session_lost(plan, answer, body):
-                return plan, answer
-        except BaseException:
-            answer.close()
-            raise
-        answer.close()
-        plan = await self._healer.heal(call, plan)
-        return plan, await self._sender.send(call, plan)
 
     @asynccontextmanager
     async def _cancelled_with_client(self, call: Call) -> AsyncIterator[None]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
@@ -24,6 +23,7 @@ from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.eras.legacy import wrap_event_id
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.streams import StopReason, is_admitted
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import META_SUBSCRIPTION, Spoken, hear
 from hosting.dataplane.protocol.errors import (
@@ -52,7 +52,6 @@ UNREAD_ANSWER_S = 120.0  # how long a legacy request is read on for a client who
 
 _Heard = tuple[Event, list[Spoken]]
 _NAMES = frozenset((b"message", b""))
-StopReason = Literal["client_gone", "drain", "revoked"]
 
 
 class Relay:
@@ -86,16 +85,7 @@ class Relay:
         return self._plan.is_listening
 
     def is_admitted(self, table: Table) -> bool:
-        """Whether the caller would still be let in: a stream must not outlive what opened it."""
-        call, session = self._call, self._plan.session
-        route = table.route_now(call.route)
-        if route is None or table.suspension_of(route) is not None:
-            return False
-        if not call.is_probe and call.caller.kind not in route.access:
-            return False
-        if session is not None and table.is_revoked(call.route.tenant, session.handle):
-            return False
-        return call.caller.kind != "api_key" or table.has_credential(call.route.tenant, call.caller.key_id)
+        return is_admitted(self._call, self._plan.session, table)
 
     async def prepare(self) -> None:
         """For `initialize`: the head needs the session id, so the answer is awaited first. Raises Refusal, UpstreamFailure."""

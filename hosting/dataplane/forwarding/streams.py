@@ -4,14 +4,42 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal, Protocol
 
-from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.call import Call
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.pace import Pace
-from hosting.dataplane.forwarding.relay import Relay
+from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
+
+StopReason = Literal["client_gone", "drain", "revoked"]
+
+
+class Stream(Protocol):
+    """Something open to a client that can be ended from outside."""
+
+    @property
+    def is_listening(self) -> bool:
+        """Nobody is owed an answer on it."""
+
+    def is_admitted(self, table: Table) -> bool:
+        """Whether its caller would still be let in."""
+
+    def stop(self, reason: StopReason) -> None: ...
+
+
+def is_admitted(call: Call, session: Session | None, table: Table) -> bool:
+    """Whether the caller would still be let in: a stream must not outlive what opened it."""
+    route = table.route_now(call.route)
+    if route is None or table.suspension_of(route) is not None:
+        return False
+    if not call.is_probe and call.caller.kind not in route.access:
+        return False
+    if session is not None and table.is_revoked(call.route.tenant, session.handle):
+        return False
+    return call.caller.kind != "api_key" or table.has_credential(call.route.tenant, call.caller.key_id)
 
 
 class Streams:
@@ -20,24 +48,24 @@ class Streams:
     def __init__(self, *, reports: Reports, metrics: Metrics) -> None:
         self._reports = reports
         self._metrics = metrics
-        self._open: dict[str, set[Relay]] = {}
+        self._open: dict[str, set[Stream]] = {}
         self._paces: dict[str, Pace] = {}
 
     def pace_of(self, tenant: str) -> Pace:
         return self._paces.setdefault(tenant, Pace())
 
     @asynccontextmanager
-    async def open(self, call: Call, plan: Plan, relay: Relay) -> AsyncIterator[None]:
-        tenant, release = call.route.tenant, plan.target.release
+    async def open(self, call: Call, release: str, stream: Stream) -> AsyncIterator[None]:
+        tenant = call.route.tenant
         of_tenant = self._open.setdefault(tenant, set())
-        of_tenant.add(relay)
+        of_tenant.add(stream)
         self._metrics.streams.inc()
         if not call.is_probe:
             self._reports.stream_opened(call.route, release)
         try:
             yield
         finally:
-            of_tenant.discard(relay)
+            of_tenant.discard(stream)
             if not of_tenant and self._open.get(tenant) is of_tenant:
                 del self._open[tenant]
             self._metrics.streams.dec()
@@ -48,9 +76,9 @@ class Streams:
         """Ends the streams of callers who would no longer be let in: after one fact, or (None) after a full reload."""
         tenants = list(self._open) if fact is None else [fact.tenant]
         for tenant in tenants:
-            for relay in list(self._open.get(tenant, ())):
-                if not relay.is_admitted(table):
-                    relay.stop("revoked")
+            for stream in list(self._open.get(tenant, ())):
+                if not stream.is_admitted(table):
+                    stream.stop("revoked")
 
     def stop_listening(self) -> None:
         """The first act of a drain: whoever only listens can listen elsewhere."""
@@ -61,7 +89,7 @@ class Streams:
         self._stop(listening_only=False)
 
     def _stop(self, *, listening_only: bool) -> None:
-        for relays in list(self._open.values()):
-            for relay in list(relays):
-                if relay.is_listening or not listening_only:
-                    relay.stop("drain")
+        for streams in list(self._open.values()):
+            for stream in list(streams):
+                if stream.is_listening or not listening_only:
+                    stream.stop("drain")

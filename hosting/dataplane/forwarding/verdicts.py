@@ -32,7 +32,7 @@ from hosting.dataplane.protocol.errors import (
     Refusal,
 )
 
-_FAILURES: dict[FailureKind, Kind] = {
+FAILURES: dict[FailureKind, Kind] = {
     "refused": UNREACHABLE,
     "lost": UNREACHABLE,
     "timeout": ANSWER_TIMEOUT,
@@ -60,7 +60,7 @@ class _Error(msgspec.Struct):
 
 def refuse_failure(kind: FailureKind, plan: Plan) -> Refusal:
     """A server that could not be reached or did not answer."""
-    return Refusal(_FAILURES[kind], request_id=plan.first_id)
+    return Refusal(FAILURES[kind], request_id=plan.first_id)
 
 
 def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:

@@ -1,0 +1,211 @@
+"""Where the answers to one request go when the gateway itself writes them, message by message: as JSON when the answer is all there
+is to say and comes soon, otherwise as a stream of events.
+
+`run` carries the work that writes. A silent stream gets comments, so that nothing between cuts the connection. The client
+leaves: a modern request is cancelled, and so is the work of it; a legacy one goes on for UNREAD_ANSWER_S. The gateway shuts down, or
+the caller's access ends: the work is cancelled, and whoever waits is told. What the work raises becomes an honest error in the place
+of every answer that is still owed, or goes on to the gateway's frame while nothing was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import msgspec
+
+from hosting.dataplane.call import EVENTS, JSON, Call
+from hosting.dataplane.door.exchange import ClientGone
+from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.streams import StopReason, is_admitted
+from hosting.dataplane.forwarding.upstream import UpstreamFailure
+from hosting.dataplane.forwarding.verdicts import FAILURES
+from hosting.dataplane.protocol.era import META_SUBSCRIPTION
+from hosting.dataplane.protocol.errors import (
+    ACCESS_ENDED,
+    ANSWER_CUT,
+    DRAINING,
+    Headers,
+    JsonRpcId,
+    Refusal,
+    error_body,
+)
+from hosting.dataplane.protocol.sse import KEEPALIVE, encode_event
+from hosting.dataplane.sessions.session import Session
+from hosting.dataplane.settings import Settings
+
+RECONNECT_MS = 1000  # what clients are asked to wait when we shut down
+UNREAD_ANSWER_S = 120.0  # how long a legacy request goes on for a client who left
+
+
+class Outlet:
+    """One per request. Each of `ids` is owed an answer; a legacy listening stream has none, a modern one the id of its request."""
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        settings: Settings,
+        ids: Sequence[JsonRpcId] = (),
+        is_listening: bool = False,
+        session: Session | None = None,
+        headers: Headers = (),
+    ) -> None:
+        self.is_listening = is_listening
+        self._call = call
+        self._settings = settings
+        self._left = list(ids)
+        self._session = session
+        self._headers = headers
+        self._form: Literal["", "json", "stream"] = ""
+        self._is_client_gone = False
+        self._sent_at = time.monotonic()
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[object] | None = None
+        self._stop: StopReason | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was written: from then on errors are events."""
+        return bool(self._form)
+
+    def is_admitted(self, table: Table) -> bool:
+        return is_admitted(self._call, self._session, table)
+
+    def stop(self, reason: StopReason) -> None:
+        """Ends the work from outside; a legacy request survives its client, for a while."""
+        if reason == "client_gone" and self._call.era == "legacy" and not self.is_listening:
+            self._is_client_gone = True
+            asyncio.get_running_loop().call_later(UNREAD_ANSWER_S, self._give_up)
+            return
+        self._cancel(reason)
+
+    async def begin(self) -> None:
+        """The head of the stream, for a client who is to know that it stands. Raises ClientGone."""
+        await self._write(KEEPALIVE)
+
+    async def say(self, message: bytes, *, event_id: bytes | None = None) -> None:
+        """A request or notification to the client. Raises ClientGone (modern, or listening)."""
+        await self._write(encode_event(message, event_id=event_id))
+
+    async def answer(self, request_id: JsonRpcId, message: bytes, *, status: int = 200) -> None:
+        """One of the answers that are owed, once. `status` counts where it is the only thing said. Raises ClientGone."""
+        self._left.remove(request_id)
+        if self._form or self._left:
+            await self._write(encode_event(message))
+            return
+        async with self._turn:
+            self._form = "json"
+            if not self._is_client_gone:
+                headers = (*JSON, *self._call.extra, *self._headers)
+                await self._call.exchange.answer_whole(
+                    status, headers, message, timeout_s=self._settings.stalled_client_s
+                )
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until `work` is done or stopped. Raises Refusal, UpstreamFailure of the work's while nothing was written."""
+        self._task = asyncio.current_task()
+        watcher = asyncio.create_task(self._call.exchange.wait_gone())
+        watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop("client_gone"))
+        keeper = asyncio.create_task(self._keep_alive())
+        expiry = self._end_with_key()
+        try:
+            await self._carry(work)
+        except ClientGone:
+            self._stop = "client_gone"
+        finally:
+            self._task = None
+            watcher.cancel()
+            keeper.cancel()
+            if expiry is not None:
+                expiry.cancel()
+        if self._form == "stream" and not self._is_client_gone and self._stop != "client_gone":
+            await self._call.exchange.end()
+
+    async def _carry(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+            problem: Refusal | None = Refusal(ANSWER_CUT) if self._left and not self.is_listening else None
+        except asyncio.CancelledError:
+            if self._stop is None:
+                raise
+            if self._task is not None:
+                self._task.uncancel()
+            problem = await self._farewell()
+        except (Refusal, UpstreamFailure) as exc:
+            if not self._form:
+                raise
+            problem = exc if isinstance(exc, Refusal) else Refusal(FAILURES[exc.kind])
+        if problem is not None and self._form != "json":
+            await self._send_errors(problem)
+
+    async def _farewell(self) -> Refusal | None:
+        """Ends a stopped stream so that the client knows what to do: reconnect, or take the answer for lost."""
+        if self._stop == "client_gone" or self._form == "json":
+            return None
+        if self._stop != "drain":
+            return Refusal(ACCESS_ENDED)
+        if self._form and self._call.era == "legacy":
+            await self._write(b"retry: %d\n\n" % RECONNECT_MS)
+        if not self.is_listening:
+            return Refusal(DRAINING)
+        for request_id in self._left:
+            await self._write(encode_event(end_of_listening(request_id)))
+        return None
+
+    async def _send_errors(self, problem: Refusal) -> None:
+        if not self._form:
+            problem.request_id = self._left[0] if self._left else None
+            raise problem
+        for request_id in self._left:
+            await self._write(encode_event(error_body(request_id, problem.kind.code, problem.message)))
+
+    def _end_with_key(self) -> asyncio.TimerHandle | None:
+        """A stream must not outlive what opened it, whether that was taken away or ran out."""
+        expires_at = self._call.caller.expires_at
+        if expires_at is None:
+            return None
+        return asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self.stop, "revoked")
+
+    async def _keep_alive(self) -> None:
+        keepalive_s = self._settings.keepalive_s
+        while self._form != "json":
+            left_s = self._sent_at + keepalive_s - time.monotonic()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+            else:
+                with suppress(ClientGone):  # `stop` knows
+                    await self._write(KEEPALIVE)
+
+    async def _write(self, data: bytes) -> None:
+        async with self._turn:
+            if self._is_client_gone or self._form == "json":
+                return
+            exchange = self._call.exchange
+            try:
+                if not self._form:
+                    self._form = "stream"
+                    await exchange.begin(200, (*EVENTS, *self._call.extra, *self._headers))
+                self._sent_at = time.monotonic()
+                await exchange.send(data, timeout_s=self._settings.stalled_client_s)
+            except ClientGone:
+                self.stop("client_gone")
+                if not self._is_client_gone:
+                    raise
+
+    def _give_up(self) -> None:
+        self._cancel("client_gone")
+
+    def _cancel(self, reason: StopReason) -> None:
+        if self._stop is None and self._task is not None:
+            self._stop = reason
+            self._task.cancel()
+
+
+def end_of_listening(request_id: JsonRpcId) -> bytes:
+    """The result of `subscriptions/listen`, when the gateway must end it."""
+    result = {"resultType": "complete", "_meta": {META_SUBSCRIPTION: request_id}}
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "result": result})
