@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Awaitable
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
-
 from hosting.dataplane.admin import Admin
-from hosting.dataplane.door.exchange import Exchange, Receive, Send
+from hosting.dataplane.door.server import Server
 from hosting.dataplane.facts.follow import Follower, connect_redis
 from hosting.dataplane.forwarding.asking import Asker
 from hosting.dataplane.forwarding.healing import Healer
@@ -28,6 +22,7 @@ from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import Upstream
 from hosting.dataplane.gateway import Gateway
+from hosting.dataplane.protocol.errors import Kind
 from hosting.dataplane.sessions.mailbox import Mailbox
 from hosting.dataplane.sessions.renewals import Renewals
 from hosting.dataplane.settings import Settings
@@ -35,8 +30,7 @@ from hosting.dataplane.telemetry.logs import log
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
 
-MAX_HEADER_BYTES = 64 * 1024
-HEADER_TIMEOUT_MS = 15_000
+HEAD_S = 15.0
 FIRST_LOAD_S = 3.0
 LAST_WORDS_S = 1.0
 
@@ -93,10 +87,6 @@ class App:
         )
         self._stopping = asyncio.Event()
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._gateway.handle(Exchange(scope, receive, send))
-
     async def run(self) -> None:
         """Raises OSError when a port is taken."""
         try:
@@ -111,25 +101,29 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        _check_port(settings.host, settings.port)
         await self._admin.open(settings.admin_host, settings.admin_port)
         self._follower.load_from_disk()
         parts = (self._follower, self._reports, self._mailbox)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())
-        server = self._server()
-        serving = asyncio.create_task(server.serve())
+        server = Server(
+            self._gateway.handle,
+            on_refused=self._refused,
+            head_s=HEAD_S,
+            max_connections=settings.max_in_flight * 2,
+        )
+        await server.start(settings.host, settings.port)
         log("gateway.started", node=settings.node, port=settings.port, admin_port=settings.admin_port)
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([serving, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in (serving, *tasks):
+            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
                     task.result()
             await self._drain(server)
         finally:
             stopping.cancel()
-            await _first(LAST_WORDS_S, serving)
+            await server.close(LAST_WORDS_S)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,7 +134,7 @@ class App:
         log("gateway.draining", in_flight=self._gateway.in_flight)
         self._gateway.is_draining = True
         self._stopping.clear()
-        server.stop()  # type: ignore[no-untyped-call]  # in-flight requests go on
+        server.stop()
         self._streams.stop_listening()
         await _first(self._settings.drain_s, self._gateway.wait_idle(), self._stopping.wait())
         self._streams.stop_all()
@@ -148,22 +142,8 @@ class App:
         self._gateway.end_rest()
         await _first(LAST_WORDS_S, self._gateway.wait_idle())
 
-    def _server(self) -> Server:
-        settings = self._settings
-        return Server(
-            self,
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES
-            ),
-            websockets=False,
-            backlog=2048,
-            backpressure=settings.max_in_flight * 2,
-            log_level=LogLevels.error,
-        )
+    def _refused(self, kind: Kind) -> None:
+        self._metrics.answered(era="none", outcome=kind.outcome, seconds=0.0)
 
 
 async def _first(timeout_s: float, *awaitables: Awaitable[Any]) -> None:
@@ -173,11 +153,3 @@ async def _first(timeout_s: float, *awaitables: Awaitable[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _check_port(host: str, port: int) -> None:
-    """The server would panic on a port that is taken. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind((host, port))

@@ -31,10 +31,11 @@ def _http(content_type: bytes, body: bytes) -> bytes:
 ANSWER = _http(b"application/json", RESULT)
 EVENT = _http(b"text/event-stream", b"event: message\ndata: " + RESULT + b"\n\n")
 FIRST = _http(b"application/json", INITIALIZED)
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n"
 
 
 class Stub(asyncio.Protocol):
-    """Just enough HTTP for clients that send a Content-Length and no second request before the answer."""
+    """Just enough HTTP for clients that send no second request before the answer: a Content-Length, or chunks."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -46,15 +47,23 @@ class Stub(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._data += data
         head, separator, body = self._data.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        at = head.lower().index(b"content-length:") + 15
-        if len(body) < int(head[at:].partition(b"\r\n")[0]):
+        if not separator or not _is_whole(head.lower(), body):
             return
         self._data = b""
         assert self._transport is not None
-        is_first = b'"initialize"' in body
-        self._transport.write(FIRST if is_first else EVENT if b'"events"' in body else ANSWER)
+        if b'"initialize"' in body:
+            self._transport.write(FIRST)
+        elif b'"notifications/' in body:
+            self._transport.write(ACCEPTED)
+        else:
+            self._transport.write(EVENT if b"events" in body else ANSWER)
+
+
+def _is_whole(head: bytes, body: bytes) -> bool:
+    at = head.find(b"content-length:")
+    if at >= 0:
+        return len(body) >= int(head[at + 15 :].partition(b"\r\n")[0])
+    return b"chunked" not in head or body.endswith(b"0\r\n\r\n")
 
 
 async def serve_stub(port: int) -> None:

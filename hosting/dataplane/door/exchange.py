@@ -1,15 +1,18 @@
-"""One HTTP request and its answer, as the gateway sees them; the only module that knows the server's interface.
+"""One HTTP request and its answer, as the gateway sees them. The connection it came on is `server.py`'s.
 
-The server is granian, through ASGI: measured on 2.8.7, its RSGI interface queues streamed bytes without bound (a client that
-does not read cost 500 MB), its ASGI interface holds four pieces and then waits, and costs the same 28 µs a request. ASGI also
-tells a request body that broke off from one that ended. Pieces are at most PIECE_BYTES, so a stalled client holds little.
+A body is read as it comes and no further than it is asked for; an answer waits for a client that does not read. Pieces are at most
+PIECE_BYTES, so a stalled client holds little.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Literal, Protocol
 
 from hosting.dataplane.contract import Era
 from hosting.dataplane.door.held import Share
@@ -23,9 +26,6 @@ from hosting.dataplane.protocol.errors import (
     Headers,
     Refusal,
 )
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 PIECE_BYTES = 64 * 1024
 MAX_HEADERS = 64
@@ -47,33 +47,121 @@ class ClientGone(Exception):
     """The client closed its connection, or stopped reading, before its answer was complete."""
 
 
+class Wire(Protocol):
+    """What an Exchange needs of its connection."""
+
+    @property
+    def is_lost(self) -> bool: ...
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection may be used again after this answer."""
+
+    def write(self, data: bytes) -> None: ...
+
+    @property
+    def is_full(self) -> bool:
+        """The client has not read what was written to it."""
+
+    async def drained(self) -> None:
+        """Until more may be written, or the connection is lost."""
+
+    def ask_for_more(self) -> None: ...
+
+    def say_continue(self) -> None: ...
+
+
 class Exchange:
     """Created for each request; `answer` once, or `begin`, `send` … and `end`."""
 
     __slots__ = (
+        "_body",
+        "_body_state",
+        "_has_chunks",
+        "_head",
         "_headers",
+        "_held",
+        "_is_chunked",
+        "_is_gone",
+        "_news",
         "_raw_headers",
-        "_receive",
-        "_send",
         "_status",
+        "_wire",
         "client",
         "cors",
         "era",
+        "is_ended",
+        "is_kept",
         "method",
         "path",
     )
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["raw_path"].decode("ascii", "replace")
-        self.client: str = scope["client"][0]
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        method: str,
+        path: str,
+        client: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        is_kept: bool,
+        has_chunks: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.client = client
         self.cors: Headers = ()  # what a browser is told with every answer, once its Origin was let in
         self.era: Era | Literal["none"] = "none"  # what it speaks, once that is known
-        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        self.is_kept = is_kept  # the client wants to use the connection again
+        self.is_ended = False  # the whole answer was written
+        self._wire = wire
+        self._raw_headers = raw_headers
         self._headers: dict[str, str] = {}
-        self._receive = receive
-        self._send = send
+        self._body: list[bytes] = []
+        self._held = 0
+        self._body_state: Literal["open", "whole", "broken"] = "open"
+        self._is_gone = False
+        self._news: asyncio.Future[None] | None = None
+        self._has_chunks = has_chunks  # HTTP/1.0 knows none: the end of such a stream is the connection's
+        self._is_chunked = False
+        self._head = b""
         self._status = 0
+
+    # The connection's side
+
+    def feed(self, piece: bytes) -> bool:
+        """Whether enough is held for now."""
+        self._body.append(piece)
+        self._held += len(piece)
+        self._wake()
+        return self._held >= PIECE_BYTES
+
+    def finish(self) -> None:
+        self._body_state = "whole"
+        self._wake()
+
+    def break_off(self) -> None:
+        """The body is not as it should be; the client may still be there."""
+        if self._body_state == "open":
+            self._body_state = "broken"
+        self._wake()
+
+    def lose(self) -> None:
+        """The client has closed its connection."""
+        self._is_gone = True
+        self.break_off()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def _wait(self) -> None:
+        """For the next thing that happens on the connection. One waits at a time."""
+        if self._news is None or self._news.done():
+            self._news = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._news)
+
+    # The gateway's side
 
     @property
     def status(self) -> int:
@@ -110,32 +198,34 @@ class Exchange:
             raise Refusal(BAD_HEADER, "Content-Length is no number")
         if int(declared) > limit:
             raise Refusal(TOO_LARGE, f"the request is larger than {limit} bytes")
-        message = await self._receive_within(timeout_s)
-        body: bytes = message.get("body", b"")
-        share.take(len(body))
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return self._bounded(body, limit)
-        pieces, size = [body], len(body)
+        if self._body_state == "whole":
+            share.take(self._held)
+            return self._bounded(self._taken(), limit)
+        if self._headers.get("expect", "").lower() == "100-continue":
+            self._wire.say_continue()
+        pieces: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(timeout_s):
-                while message["type"] == "http.request" and message.get("more_body") and size <= limit:
-                    message = await self._receive()
-                    piece = message.get("body", b"")
-                    share.take(len(piece))
-                    pieces.append(piece)
-                    size += len(piece)
+                while True:
+                    is_last = self._body_state != "open"
+                    share.take(self._held)
+                    size += self._held
+                    pieces.append(self._taken())
+                    if is_last or size > limit:
+                        break
+                    self._wire.ask_for_more()
+                    await self._wait()
         except TimeoutError:
             raise Refusal(SLOW_BODY) from None
-        if message["type"] != "http.request":
+        if self._body_state == "broken":
             raise Refusal(BROKEN_BODY)
         return self._bounded(b"".join(pieces), limit)
 
-    async def _receive_within(self, timeout_s: float) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._receive()
-        except TimeoutError:
-            raise Refusal(SLOW_BODY) from None
+    def _taken(self) -> bytes:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body, self._held = [], 0
+        return body
 
     def _bounded(self, body: bytes, limit: int) -> bytes:
         if len(body) > limit:
@@ -144,42 +234,81 @@ class Exchange:
 
     async def wait_gone(self) -> None:
         """Returns when the client has closed its connection. Only after the body was read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        while not self._is_gone:
+            await self._wait()
 
     async def answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None:
-        await self._start(status, headers)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self._status = status
+        self._write(self._heading(status, headers, len(body)) + (b"" if self.method == "HEAD" else body))
+        self.is_ended = True
 
     async def answer_whole(
         self, status: int, headers: Iterable[tuple[str, str]], body: bytes, *, timeout_s: float
     ) -> None:
-        """`answer` for a body of any size: the server would queue it for a client that does not read. Raises ClientGone."""
+        """`answer` for a body of any size: it would be held for a client that does not read. Raises ClientGone."""
         if len(body) <= PIECE_BYTES:
             await self.answer(status, headers, body)
             return
-        await self._start(status, (*headers, ("content-length", str(len(body)))))
+        await self.begin(status, (*headers, ("content-length", str(len(body)))))
         await self.send(body, timeout_s=timeout_s)
         await self.end()
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """The head of a streamed answer; it reaches the client with the first bytes."""
-        await self._start(status, headers)
+        self._status = status
+        self._head = self._heading(status, headers, None)
 
     async def send(self, data: bytes, *, timeout_s: float) -> None:
-        """Waits while the client does not read. Raises ClientGone when it has not read for `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                for at in range(0, len(data), PIECE_BYTES):
-                    piece = data[at : at + PIECE_BYTES] if len(data) > PIECE_BYTES else data
-                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            raise ClientGone from None
+        """Waits while the client does not read. Raises ClientGone when it has not read for `timeout_s`, or is not there."""
+        for at in range(0, len(data), PIECE_BYTES):
+            piece = data[at : at + PIECE_BYTES] if len(data) > PIECE_BYTES else data
+            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+            if self._wire.is_full:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._wire.drained()
+                except TimeoutError:
+                    raise ClientGone from None
+            if self._is_gone:
+                raise ClientGone
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._write(b"0\r\n\r\n" if self._is_chunked else b"")
+        self.is_ended = True
 
-    async def _start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
-        self._status = status
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+    def _write(self, data: bytes) -> None:
+        if self._is_gone or self._wire.is_lost:
+            self._is_gone = True
+            return
+        head, self._head = self._head, b""
+        if head or data:
+            self._wire.write(head + data)
+
+    def _heading(self, status: int, headers: Iterable[tuple[str, str]], size: int | None) -> bytes:
+        """Status line and fields. `size` None: a stream, whose length may stand among `headers`."""
+        lines = [f"{name}: {value}\r\n" for name, value in headers]
+        fields = "".join(lines)
+        if fields.count("\n") != len(lines) or fields.count("\r") != len(lines):
+            raise ValueError("a header's value has a line break")
+        if size is None and "\r\ncontent-length:" not in f"\r\n{fields}":
+            self._is_chunked = self._has_chunks
+            self.is_kept = self.is_kept and self._has_chunks
+            fields += "transfer-encoding: chunked\r\n" if self._has_chunks else ""
+        elif size is not None and (size or status not in {202, 204, 304}):
+            fields += f"content-length: {size}\r\n"
+        elif status == 202:
+            fields += "content-length: 0\r\n"
+        if not (self.is_kept and self._wire.keeps):
+            self.is_kept = False
+            fields += "connection: close\r\n"
+        return f"{_status_line(status)}{_date(int(time.time()))}{fields}\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=100)
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+
+
+@lru_cache(maxsize=2)
+def _date(now: int) -> str:
+    return f"date: {formatdate(now, usegmt=True)}\r\n"

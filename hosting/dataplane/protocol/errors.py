@@ -82,6 +82,7 @@ HEAVY = Kind("busy", 429, -32000, "too many bytes are in flight for this server"
 OVERLOADED_BYTES = Kind("overloaded", 503, -32603, "too many bytes are in flight on this gateway")
 
 # The request
+MALFORMED = Kind("malformed", 400, -32600, "the request is not HTTP/1.1 as it is framed here")
 METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, -32000, "this method is not allowed here")
 REPEATED_HEADER = Kind("bad_request", 400, -32600, "a header that must stand once is repeated")
 HEADERS_TOO_LARGE = Kind("headers_too_large", 431, -32600, "the headers are too many or too large")

@@ -1,0 +1,335 @@
+"""HTTP/1.1 as the gateway serves it: connections in, one Exchange per request out. The parser is llhttp (httptools), everything else is here
+because it decides what a request costs and what a stranger may hold (decision 0014).
+
+Strict: what two readers could frame differently (RFC 9112, 6.3 and 11.2) is refused with 400 and the connection closed. Bounded: a head by
+MAX_HEAD_BYTES and `head_s`, what a client sends unread by PIECE_BYTES, requests sent ahead by MAX_AHEAD, a connection nobody uses by
+IDLE_S. Requests of one connection are answered in order, one at a time.
+
+    Connection   one client; feeds bytes to the parser and Exchanges to the handler
+    Server       the listening socket and all its Connections
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import httptools
+
+from hosting.dataplane.door.exchange import PIECE_BYTES, Exchange
+from hosting.dataplane.protocol.errors import HEADERS_TOO_LARGE, MALFORMED, OVERLOADED, Kind, Refusal
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_AHEAD: Final = 16  # requests a client may send before the first one's answer
+IDLE_S: Final = 75.0
+LINGER_S: Final = 2.0  # for a client to read a refusal before its connection is reset
+LINGER_BYTES: Final = 1024 * 1024
+SWEEP_S: Final = 1.0
+BACKLOG: Final = 2048
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Handler = Callable[[Exchange], Awaitable[None]]
+OnRefused = Callable[[Kind], None]
+
+
+class Connection(asyncio.Protocol):
+    """One client. Its `deadline` is looked at by the Server's sweep: a timer for each request would cost more than the request's head."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # from connection_made on
+        self._client = ""
+        self._target: list[bytes] = []
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0  # since the last thing the parser made of them
+        self._is_in_head = True
+        self._incoming: Exchange | None = None  # its body is being received
+        self._current: Exchange | None = None  # it is being answered
+        self._ahead: deque[Exchange] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._is_closing = False
+        self._lingered = -1
+        self.deadline = 0.0
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, alike in all but name
+        self._transport.set_write_buffer_limits(high=PIECE_BYTES, low=PIECE_BYTES // 4)
+        peer = self._transport.get_extra_info("peername")
+        self._client = peer[0] if peer else ""
+        self.deadline = time.monotonic() + self._server.head_s
+        if not self._server.welcome(self):
+            self._refuse(OVERLOADED)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            self._discard(len(data))
+            return
+        if self._current is None and self._is_in_head and not self._head_bytes:
+            self.deadline = time.monotonic() + self._server.head_s
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._is_closing = True  # what follows is no HTTP; the answer says that nothing was upgraded
+        except httptools.HttpParserError as exc:
+            is_measure = isinstance(exc.__context__, _TooLargeError)
+            self._break_off(HEADERS_TOO_LARGE if is_measure else MALFORMED)
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._break_off(HEADERS_TOO_LARGE)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._server.forget(self)
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+        for exchange in (self._incoming, self._current, *self._ahead):
+            if exchange is not None:
+                exchange.lose()
+        self._ahead.clear()
+
+    # The parser's side
+
+    def on_url(self, part: bytes) -> None:
+        self._target.append(part)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # a trailer, which nobody asked for
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEAD_BYTES // 32:
+            raise _TooLargeError
+
+    def on_headers_complete(self) -> None:
+        if sum(len(name) + len(value) for name, value in self._headers) > MAX_HEAD_BYTES:
+            raise _TooLargeError
+        self._is_in_head = False
+        self._head_bytes = 0
+        target = b"".join(self._target) if len(self._target) != 1 else self._target[0]
+        exchange = Exchange(
+            self,
+            method=self._parser.get_method().decode("ascii"),
+            path=target.partition(b"?")[0].decode("ascii", "replace"),
+            client=self._client,
+            raw_headers=self._headers,
+            is_kept=self._parser.should_keep_alive(),
+            has_chunks=self._parser.get_http_version() != "1.0",
+        )
+        self._target, self._headers = [], []
+        self._incoming = exchange
+        if self._current is None:
+            self._start(exchange)
+        elif len(self._ahead) < MAX_AHEAD:
+            self._ahead.append(exchange)
+        else:
+            raise _TooLargeError
+
+    def on_body(self, piece: bytes) -> None:
+        self._head_bytes = 0
+        if self._incoming is not None and self._incoming.feed(piece):
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        self._is_in_head = True
+        if self._incoming is not None:
+            self._incoming.finish()
+            self._incoming = None
+        if self._ahead:
+            self._transport.pause_reading()  # until the ones before are answered
+
+    # The Exchange's side
+
+    @property
+    def is_lost(self) -> bool:
+        return self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        return self._room is not None
+
+    async def drained(self) -> None:
+        """Until the client has read enough for more to be written."""
+        if self._room is not None:
+            await asyncio.shield(self._room)
+
+    def ask_for_more(self) -> None:
+        """The handler took what of the body had come."""
+        if not self._is_closing and not self._ahead:
+            self._transport.resume_reading()
+
+    def say_continue(self) -> None:
+        self._transport.write(_CONTINUE)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection may be used again after the answer that is being written."""
+        return not self._is_closing and self._incoming is not self._current and not self._server.is_stopping
+
+    def close_when_idle(self) -> None:
+        if self._current is None:
+            self._transport.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # Ours
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self.deadline = float("inf")
+        self._task = asyncio.get_running_loop().create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._server.handle(exchange)
+        finally:
+            self._current = self._task = None
+            self._after(exchange)
+
+    def _after(self, exchange: Exchange) -> None:
+        """Its answer is written, or never will be."""
+        if self._transport.is_closing():
+            return
+        if not exchange.is_ended:
+            self._transport.abort()  # the client must not take what it has for all
+        elif not exchange.is_kept or self._incoming is exchange or self._is_closing:
+            self._linger()
+        elif self._ahead:
+            self._start(self._ahead.popleft())
+            self.ask_for_more()
+        elif self._server.is_stopping:
+            self._transport.close()
+        else:
+            self.deadline = time.monotonic() + IDLE_S
+            self._transport.resume_reading()
+
+    def _break_off(self, kind: Kind) -> None:
+        """What came is no HTTP: whoever is being answered gets the answer, nobody is read any more."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is None and self._current is None:
+            self._refuse(kind)
+            return
+        self._is_closing = True
+        if incoming is None:
+            return
+        incoming.break_off()
+        if incoming in self._ahead:
+            self._ahead.remove(incoming)
+
+    def _refuse(self, kind: Kind) -> None:
+        """An answer to what never became a request."""
+        self._server.on_refused(kind)
+        body = Refusal(kind).body()
+        self._transport.write(
+            b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+            % (kind.status, len(body), body)
+        )
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes our side, and lets the client read: a reset at once could take the answer from it."""
+        self._is_closing = True
+        self._lingered = 0
+        is_read = not self._transport.get_write_buffer_size()
+        self.deadline = time.monotonic() + (LINGER_S if is_read else IDLE_S)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def _discard(self, size: int) -> None:
+        if self._lingered >= 0:
+            self._lingered += size
+        if self._lingered > LINGER_BYTES:
+            self._transport.abort()
+        elif self._lingered < 0:
+            self._transport.pause_reading()
+
+
+class _TooLargeError(Exception):
+    """Raised inside the parser's callbacks."""
+
+
+class Server:
+    """`start` it in the running loop; `stop` welcomes nobody any more; `close` ends what is left."""
+
+    def __init__(
+        self, handle: Handler, *, on_refused: OnRefused, head_s: float, max_connections: int
+    ) -> None:
+        self.handle = handle
+        self.on_refused = on_refused
+        self.head_s = head_s
+        self.is_stopping = False
+        self._max_connections = max_connections
+        self._connections: set[Connection] = set()
+        self._listening: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Raises OSError when the port is taken."""
+        loop: Any = asyncio.get_running_loop()
+        self._listening = await loop.create_server(
+            lambda: Connection(self), host, port, backlog=BACKLOG, reuse_address=True
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    def welcome(self, connection: Connection) -> bool:
+        """Whether there is room for one more. It is swept in either case."""
+        self._connections.add(connection)
+        return len(self._connections) <= self._max_connections
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def stop(self) -> None:
+        """New connections are refused by the system; those in use are closed after their answers."""
+        self.is_stopping = True
+        if self._listening is not None:
+            self._listening.close()
+        for connection in list(self._connections):
+            connection.close_when_idle()
+
+    async def close(self, within_s: float) -> None:
+        """What was written is sent as far as clients read it in `within_s`."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        deadline = time.monotonic() + within_s
+        while self._connections and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end of the process
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for connection in [each for each in self._connections if each.deadline < now]:
+                connection.abort()
