@@ -16,7 +16,9 @@ from hosting.dataplane.admin import Admin
 from hosting.dataplane.door.server import Server
 from hosting.dataplane.facts.follow import Follower, connect_redis
 from hosting.dataplane.forwarding.asking import Asker
+from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.healing import Healer
+from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
@@ -52,6 +54,10 @@ class App:
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
         self._follower = Follower(settings, self._redis, self._streams.recheck)
         self._upstream = Upstream(settings.dispatch_keys)
+        self._elsewhere = Elsewhere(settings)
+        self._links = Links(
+            self._elsewhere, settings=settings, metrics=self._metrics, pace_of=self._streams.pace_of
+        )
         self._mailbox = Mailbox(
             installation=settings.installation,
             node=settings.node,
@@ -59,7 +65,7 @@ class App:
             redis=self._redis,
         )
         renewals = Renewals(installation=settings.installation, ring=settings.sealing_keys, redis=self._redis)
-        sender = Sender(self._upstream)
+        sender = Sender(self._upstream, self._elsewhere, self._links)
         proxy = Proxy(
             settings=settings,
             sender=sender,
@@ -92,6 +98,8 @@ class App:
         try:
             await self._serve()
         finally:
+            await self._links.close()
+            await self._elsewhere.close()
             await self._upstream.close()
             await self._redis.aclose()
             await self._admin.close()

@@ -36,16 +36,25 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", omit_def
     is_gone: bool = False
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One Release that takes a share of an Environment's traffic."""
+class Remote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A server that runs elsewhere. `headers` go with every request; who seals and opens them: remotes.py."""
 
-    script: str  # the script's name at Cloudflare
-    release: str  # ULID
+    url: str
+    transport: Literal["streamable-http", "sse"] = "streamable-http"
+    headers: str = ""  # sealed; empty: none
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One Release that takes a share of an Environment's traffic, or the server elsewhere that takes all of it."""
+
+    script: str = ""  # the script's name at Cloudflare; empty for a `remote`
+    release: str  # ULID; of a `remote`: of its URL, so that sessions know whether it still is the server they were opened at
     weight: int  # basis points; the weights of a Route add up to 10,000
     eras: tuple[Era, ...] = ("legacy", "modern")  # what the upstream speaks, as the deploy's probe saw it
     issues_sessions: bool = False  # the upstream answers `initialize` with an Mcp-Session-Id
     path: str = "/mcp"  # where the code serves MCP
     egress: tuple[str, ...] = ()  # host:port the code may fetch, for the outbound Worker
+    remote: Remote | None = None  # in the place of a script: no dispatcher, no assertion
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hosting.dataplane.contract import parse_keyring, unb64url
+from hosting.dataplane.remotes import NONE_ALLOWED, Allowed, parse_allowed
 
 
 class SettingsError(Exception):
@@ -48,6 +49,9 @@ class Settings:
     max_in_flight: int = 20_000
     max_held_bytes: int = 512 * 1024 * 1024  # of requests and answers that are held in memory
     max_tenant_held_bytes: int = 64 * 1024 * 1024
+    remote_allow: Allowed = NONE_ALLOWED  # private places that servers elsewhere may be at
+    remote_connections: int = 256  # of one tenant to one host elsewhere
+    name_servers: tuple[str, ...] = ()  # asked for their names instead of the system's
     log_level: str = "INFO"
 
     @property
@@ -101,6 +105,10 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     url = text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080").rstrip("/")
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
         raise SettingsError("SMCP_GATEWAY_URL is not an http or https URL")
+    try:
+        remote_allow = parse_allowed(values.get("SMCP_GATEWAY_REMOTE_ALLOW", ""))
+    except ValueError as exc:
+        raise SettingsError(f"SMCP_GATEWAY_REMOTE_ALLOW: {exc}") from None
     log_level = text("SMCP_LOG_LEVEL", "INFO").upper()
     if log_level not in logging.getLevelNamesMapping():
         raise SettingsError("SMCP_LOG_LEVEL is no level: DEBUG, INFO, WARNING or ERROR")
@@ -129,5 +137,8 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         max_tenant_held_bytes=int(
             number("SMCP_GATEWAY_MAX_TENANT_HELD_BYTES", 64 * 1024 * 1024, at_least=MIN_HELD_BYTES)
         ),
+        remote_allow=remote_allow,
+        remote_connections=int(number("SMCP_GATEWAY_REMOTE_CONNECTIONS", 256, at_least=1)),
+        name_servers=tuple(name for name in text("SMCP_GATEWAY_NAME_SERVERS", ",").split(",") if name),
         log_level=log_level,
     )

@@ -486,3 +486,49 @@ def next_event(lines: Iterator[str]) -> dict[str, str]:
             name, _, value = line.partition(": ")
             fields[name] = value
     return {}
+
+
+class FarawayProcess(Spawned):
+    """`tests.dataplane.faraway`: servers that run elsewhere, at 127.0.0.1, and a trap at 127.0.0.2."""
+
+    def __init__(self, directory: Path, certificate: Path) -> None:
+        self.port, self.tls_port = free_ports(2)
+        self.certificate = certificate
+        ports = ["--port", str(self.port), "--tls-port", str(self.tls_port)]
+        super().__init__(
+            "faraway",
+            ["-m", "tests.dataplane.faraway", *ports, "--cert", str(certificate)],
+            {},
+            directory / "faraway.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.spawn()
+        self.wait_http(f"{self.url}/_control/seen")
+
+    def _control(self, door: str, asked: dict[str, Any] | None = None) -> Any:
+        return httpx.post(f"{self.url}/_control/{door}", json=asked or {}).json()
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        return list(self._control("seen"))
+
+    @property
+    def trapped(self) -> list[str]:
+        """Where somebody connected who should not have."""
+        return list(self._control("trapped"))
+
+    @property
+    def streams_ended(self) -> int:
+        """Of the server over HTTP+SSE at `/old`."""
+        return int(self._control("old_ended"))
+
+    def forget(self) -> None:
+        self._control("forget")
+
+    def go(self, name: str, times: int = 1) -> None:
+        self._control("go", {"name": name, "times": times})

@@ -10,13 +10,17 @@ from collections import Counter
 from types import TracebackType
 
 HEADER = struct.Struct("!6H")
-A_RECORD, IN, NO_SUCH_NAME, ANSWER = 1, 1, 3, 0x8180
+A_RECORD, AAAA_RECORD, IN, NO_SUCH_NAME, ANSWER = 1, 28, 1, 3, 0x8180
 
 
 class NameServer:
-    """`addresses` by name (any other name does not exist); names that end in `silent` get no answer while `is_silent`."""
+    """`addresses` by name (any other name does not exist), to be kept for `ttl_s`; names that end in `silent` get no answer
+    while `is_silent`."""
 
-    def __init__(self, addresses: dict[str, list[str]], *, silent: str = ".slow.example") -> None:
+    def __init__(
+        self, addresses: dict[str, list[str]], *, silent: str = ".slow.example", ttl_s: int = 60
+    ) -> None:
+        self._ttl_s = ttl_s
         self.addresses = addresses
         self.is_silent = True
         self.asked: Counter[str] = Counter()
@@ -58,8 +62,15 @@ class NameServer:
         (kind,) = struct.unpack_from("!H", query, end - 4)
         addresses = self.addresses.get(name)
         code = NO_SUCH_NAME if addresses is None else 0
-        found = [ipaddress.IPv4Address(text) for text in addresses or ()] if kind == A_RECORD else []
-        records = [struct.pack("!HHHIH", 0xC00C, A_RECORD, IN, 60, 4) + address.packed for address in found]
+        found = [
+            address
+            for address in map(ipaddress.ip_address, addresses or ())
+            if kind == (A_RECORD if address.version == 4 else AAAA_RECORD)
+        ]
+        records = [
+            struct.pack("!HHHIH", 0xC00C, kind, IN, self._ttl_s, len(address.packed)) + address.packed
+            for address in found
+        ]
         (number,) = struct.unpack_from("!H", query)
         return HEADER.pack(number, ANSWER | code, 1, len(records), 0, 0) + query[12:end] + b"".join(records)
 

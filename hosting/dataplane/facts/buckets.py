@@ -45,7 +45,7 @@ def choose_target(route: Route, *, sticky: str, release: str = "") -> Target:
         for target in route.targets:
             if target.release == release:
                 return target
-    chosen = pick_target(route.targets, bucket_of(route.environment, sticky)) if route.dispatch else None
-    if chosen is None:
+    chosen = pick_target(route.targets, bucket_of(route.environment, sticky))
+    if chosen is None or (chosen.remote is None and route.dispatch is None):
         raise Refusal(NOTHING_DEPLOYED, headers=(("retry-after", "5"),))
     return chosen

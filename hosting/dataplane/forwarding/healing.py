@@ -138,9 +138,14 @@ class Healer:
         return healed
 
     def _found(self, call: Call, lost: Session) -> Session | None:
-        """What took the place of `lost`, if something did and its Release still serves."""
+        """What took the place of `lost`, if something did, its Release still serves, and this node can use it."""
         now = self._renewals.current(lost, call.route)
-        is_usable = now.upstream_id != lost.upstream_id and now.release == self._target(call, now).release
+        target = self._target(call, now)
+        is_usable = (
+            now.upstream_id != lost.upstream_id
+            and now.release == target.release
+            and self._sender.may_reach(call, target, now.upstream_id)
+        )
         return now if is_usable else None
 
     def _keeps_nothing(self, call: Call, lost: Session, last: Renewal | None) -> bool:

@@ -74,7 +74,8 @@ class Proxy:
                 answer.close()
         except UpstreamFailure as exc:
             refusal = refuse_failure(exc.kind, plan)
-            record.done(failure=refusal.kind.outcome)
+            outcome = refusal.kind.outcome
+            record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
             raise refusal from exc
         except Refusal as refusal:
             outcome = refusal.kind.outcome

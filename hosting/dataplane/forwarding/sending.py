@@ -1,8 +1,11 @@
-"""One planned request to its server: once, or twice where that is safe."""
+"""One planned request to its server, wherever that runs: once, or twice where that is safe."""
 
 from __future__ import annotations
 
 from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.contract import Target
+from hosting.dataplane.forwarding.elsewhere import Elsewhere
+from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.upstream import Answer, Upstream, UpstreamFailure
 from hosting.dataplane.protocol.era import REPEATABLE
 from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
@@ -11,8 +14,10 @@ from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
 class Sender:
     """The way to the servers for whoever holds a Plan."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, elsewhere: Elsewhere, links: Links) -> None:
         self._upstream = upstream
+        self._elsewhere = elsewhere
+        self._links = links
 
     async def send(self, call: Call, plan: Plan) -> Answer:
         """A connection that was never made is tried once more; after bytes were sent only what is safe to repeat is.
@@ -32,11 +37,37 @@ class Sender:
 
     async def once(self, call: Call, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
         """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's. Raises UpstreamFailure, Refusal."""
+        remote = plan.target.remote
+        if remote is None:
+            return await self._to_script(call, plan, method or plan.method, wait_s)
+        if remote.transport == "sse":
+            return await self._links.send(call, plan, method=method or plan.method, wait_s=wait_s)
+        return await self._elsewhere.send(
+            method or plan.method,
+            route=call.route,
+            remote=remote,
+            headers={**plan.headers, "x-request-id": call.request_id},
+            body=plan.body,
+            limits=call.route.limits,
+            wait_s=wait_s,
+        )
+
+    def may_reach(self, call: Call, target: Target, upstream_id: str) -> bool:
+        """Whether a session of the server's can be used on this node: one over HTTP+SSE only where its stream is.
+
+        Raises UpstreamFailure.
+        """
+        remote = target.remote
+        if remote is None or remote.transport != "sse":
+            return True
+        return self._links.holds(call.route, remote, upstream_id)
+
+    async def _to_script(self, call: Call, plan: Plan, method: str, wait_s: float) -> Answer:
         dispatch = call.route.dispatch
         if dispatch is None:
             raise Refusal(NOTHING_DEPLOYED)
         return await self._upstream.send(
-            method or plan.method,
+            method,
             tenant=call.route.tenant,
             dispatch=dispatch,
             target=plan.target,

@@ -1,15 +1,16 @@
-"""The way to the servers: one connection pool behind a small interface, so that another client can take its place.
+"""The way to the servers, behind a small interface, so that another client can take its place.
 
-Connections go to the dispatcher Worker of the Environment's account, with an assertion that lets them pass. Nothing a server
-does is unbounded here: connecting, the first byte, silence within an answer and sizes all have limits, redirects are not
-followed, cookies not kept, bodies not decompressed.
+Connections of `Upstream` go to the dispatcher Worker of the Environment's account, with an assertion that lets them pass; those to
+servers that run elsewhere are `elsewhere.py`'s. Nothing a server does is unbounded here: connecting, the first byte, silence
+within an answer and sizes all have limits, redirects are not followed, cookies not kept, bodies not decompressed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal
 
 import aiohttp
@@ -26,6 +27,7 @@ from hosting.dataplane.contract import (
     sign_assertion,
 )
 from hosting.dataplane.door.held import Share
+from hosting.dataplane.reach import AddressRefused
 
 POOL_IDLE_S = 20.0
 READ_BYTES = 64 * 1024
@@ -34,7 +36,9 @@ MAX_HEADER_BYTES = 16 * 1024
 ASSERTION_SPARE_S = 15
 MAX_ASSERTIONS = 10_000
 
-FailureKind = Literal["refused", "lost", "timeout", "cut", "too_large", "silent"]
+FailureKind = Literal[
+    "refused", "lost", "timeout", "cut", "too_large", "silent", "forbidden", "locked", "full"
+]
 
 
 class UpstreamFailure(Exception):
@@ -46,6 +50,9 @@ class UpstreamFailure(Exception):
     cut        the answer ended before its end, or is no HTTP
     too_large  the answer passed its bound
     silent     the answer fell silent for too long
+    forbidden  the server's address is none it may have: nothing was sent
+    locked     its configured headers cannot be opened here: nothing was sent
+    full       all connections it may have are in use: nothing was sent
     """
 
     def __init__(self, kind: FailureKind) -> None:
@@ -81,39 +88,22 @@ class Assertions:
         return text
 
 
-class Answer:
-    """What a server began to answer. Close it in `finally`."""
+class Answer(ABC):
+    """What a server began to answer. Close it in `finally`, more than once does no harm."""
 
-    __slots__ = (
-        "_request",
-        "_response",
-        "_start",
-        "content_type",
-        "dispatch_error",
-        "retry_after",
-        "session_id",
-        "size",
-        "status",
-    )
-
-    def __init__(self, response: aiohttp.ClientResponse, request: _Pieces | None) -> None:
-        self._response = response
-        self._request = request
+    def __init__(self, status: int, content_type: str, *, size: int | None = None) -> None:
+        self.status = status
+        self.content_type = content_type
+        self.size = size  # as the server announces it, if it does
+        self.session_id = ""
+        self.retry_after = ""
+        self.dispatch_error = ""
         self._start: bytes | None = None
-        headers = response.headers
-        self.status = response.status
-        self.size = response.content_length  # as the server announces it, if it does
-        self.content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        self.session_id = headers.get("mcp-session-id", "")
-        self.retry_after = headers.get("retry-after", "")
-        self.dispatch_error = headers.get("smcp-dispatch-error", "")
-        if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
-            self.content_type = ""  # compressed although identity was asked for: not an answer we can read
 
     @property
     def has_request(self) -> bool:
         """Whether the server has taken the whole request; it may answer before."""
-        return self._request is None or self._request.is_sent
+        return True
 
     async def read(self, *, limit: int, timeout_s: float, share: Share) -> bytes:
         """The whole body, as often as it is asked for, taken of `share` as it comes.
@@ -132,7 +122,7 @@ class Answer:
         try:
             async with asyncio.timeout(timeout_s):
                 while held <= size:
-                    piece = await self._response.content.readany()
+                    piece = await self._next(None)
                     if not piece:
                         has_ended = True
                         break
@@ -143,8 +133,6 @@ class Answer:
                         raise UpstreamFailure("too_large")
         except TimeoutError as exc:
             raise UpstreamFailure("timeout") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamFailure("cut") from exc
         self._start = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return has_ended
 
@@ -157,9 +145,50 @@ class Answer:
         """Some bytes, b"" at the end, None when `timeout_s` passed without any. Raises UpstreamFailure (cut)."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._response.content.read(PIECE_BYTES)
+                return await self._next(PIECE_BYTES)
         except TimeoutError:
             return None
+
+    @abstractmethod
+    async def _next(self, at_most: int | None) -> bytes:
+        """Some bytes (None: as many as there are), b"" at the end. Raises UpstreamFailure (cut)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more will be read."""
+
+
+class HttpAnswer(Answer):
+    """Of one HTTP exchange. What the dispatcher says of itself is believed only where it was asked (`is_dispatched`)."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        request: _Pieces | None,
+        *,
+        is_dispatched: bool,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        headers = response.headers
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+            content_type = ""  # compressed although identity was asked for: not an answer we can read
+        super().__init__(response.status, content_type, size=response.content_length)
+        self.session_id = headers.get("mcp-session-id", "")
+        self.retry_after = headers.get("retry-after", "")
+        self.dispatch_error = headers.get("smcp-dispatch-error", "") if is_dispatched else ""
+        self._response = response
+        self._request = request
+        self._on_close = on_close
+
+    @property
+    def has_request(self) -> bool:
+        return self._request is None or self._request.is_sent
+
+    async def _next(self, at_most: int | None) -> bytes:
+        content = self._response.content
+        try:
+            return await (content.readany() if at_most is None else content.read(at_most))
         except (aiohttp.ClientError, OSError) as exc:
             raise UpstreamFailure("cut") from exc
 
@@ -169,24 +198,73 @@ class Answer:
             self._response.release()
         else:
             self._response.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """A client that keeps no cookies, follows nothing, unpacks nothing and adds nothing of its own."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None),
+        skip_auto_headers=("user-agent", "accept-encoding", "content-type", "accept"),
+        read_bufsize=READ_BYTES,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+
+
+async def exchange(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    *,
+    headers: dict[str, str],
+    body: bytes | None,
+    limits: Limits,
+    wait_s: float,
+    is_dispatched: bool,
+    on_close: Callable[[], None] | None = None,
+) -> HttpAnswer:
+    """Until the head of the answer (within `wait_s`, else limits.answer_timeout_s). Raises UpstreamFailure."""
+    headers["accept-encoding"] = "identity"
+    pieces = _Pieces(body) if body is not None and len(body) > READ_BYTES else None
+    if body is not None and pieces is not None:
+        headers["content-length"] = str(len(body))
+    try:
+        async with asyncio.timeout(wait_s or limits.answer_timeout_s):
+            response = await session.request(
+                method,
+                url,
+                headers=headers,
+                data=body if pieces is None else pieces,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s),
+            )
+    except TimeoutError as exc:  # aiohttp's connection timeouts are TimeoutErrors too
+        raise UpstreamFailure("refused" if isinstance(exc, aiohttp.ClientError) else "timeout") from exc
+    except aiohttp.ClientConnectorError as exc:
+        is_forbidden = isinstance(exc.os_error, AddressRefused)
+        raise UpstreamFailure("forbidden" if is_forbidden else "refused") from exc
+    except aiohttp.InvalidURL as exc:
+        raise UpstreamFailure("refused") from exc
+    except (aiohttp.ClientConnectionError, OSError) as exc:
+        raise UpstreamFailure("lost") from exc
+    except (aiohttp.ClientError, ValueError) as exc:
+        raise UpstreamFailure("cut") from exc
+    return HttpAnswer(response, pieces, is_dispatched=is_dispatched, on_close=on_close)
 
 
 class Upstream:
-    """The pool. Create it inside the running loop; `close` waits for nothing."""
+    """The way to the dispatchers. Create it inside the running loop; `close` waits for nothing."""
 
     def __init__(self, seeds: Mapping[str, bytes]) -> None:
         self._assertions = Assertions(seeds)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=POOL_IDLE_S, ttl_dns_cache=30)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None),
-            skip_auto_headers=("user-agent", "accept-encoding", "content-type", "accept"),
-            read_bufsize=READ_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-        )
+        self._session = new_session(connector)
         self._urls: dict[tuple[str, str], URL] = {}
 
     async def send(
@@ -205,31 +283,18 @@ class Upstream:
         headers[ASSERTION_HEADER] = self._assertions.for_target(
             audience=dispatch.audience, tenant=tenant, target=target
         )
-        headers["accept-encoding"] = "identity"
-        pieces = _Pieces(body) if body is not None and len(body) > READ_BYTES else None
-        if body is not None and pieces is not None:
-            headers["content-length"] = str(len(body))
         if dispatch.host:
             headers["host"] = dispatch.host
-        try:
-            async with asyncio.timeout(wait_s or limits.answer_timeout_s):
-                response = await self._session.request(
-                    method,
-                    self._url(dispatch.url, target.path),
-                    headers=headers,
-                    data=body if pieces is None else pieces,
-                    allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s),
-                )
-        except TimeoutError as exc:  # aiohttp's connection timeouts are TimeoutErrors too
-            raise UpstreamFailure("refused" if isinstance(exc, aiohttp.ClientError) else "timeout") from exc
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as exc:
-            raise UpstreamFailure("refused") from exc
-        except (aiohttp.ClientConnectionError, OSError) as exc:
-            raise UpstreamFailure("lost") from exc
-        except (aiohttp.ClientError, ValueError) as exc:
-            raise UpstreamFailure("cut") from exc
-        return Answer(response, pieces)
+        return await exchange(
+            self._session,
+            method,
+            self._url(dispatch.url, target.path),
+            headers=headers,
+            body=body,
+            limits=limits,
+            wait_s=wait_s,
+            is_dispatched=True,
+        )
 
     async def close(self) -> None:
         await self._session.close()

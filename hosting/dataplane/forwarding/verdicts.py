@@ -21,6 +21,10 @@ from hosting.dataplane.protocol.errors import (
     HEAVY,
     METHOD_NOT_ALLOWED,
     OVERLOADED_BYTES,
+    REMOTE_FORBIDDEN,
+    REMOTE_FULL,
+    REMOTE_LOCKED,
+    RETRY_SOON,
     UNKNOWN_SESSION,
     UNREACHABLE,
     UPSTREAM_DENIED,
@@ -39,6 +43,9 @@ FAILURES: dict[FailureKind, Kind] = {
     "cut": ANSWER_CUT,
     "too_large": ANSWER_TOO_LARGE,
     "silent": ANSWER_TIMEOUT,
+    "forbidden": REMOTE_FORBIDDEN,
+    "locked": REMOTE_LOCKED,
+    "full": REMOTE_FULL,
 }
 _DISPATCH: dict[str, Kind] = {
     "not-found": UPSTREAM_MISSING,
@@ -46,7 +53,8 @@ _DISPATCH: dict[str, Kind] = {
     "limits": UPSTREAM_LIMITED,
 }
 NOT_ITS_FAULT = frozenset(
-    kind.outcome for kind in (UNKNOWN_SESSION, METHOD_NOT_ALLOWED, HEAVY, OVERLOADED_BYTES)
+    kind.outcome
+    for kind in (UNKNOWN_SESSION, METHOD_NOT_ALLOWED, HEAVY, OVERLOADED_BYTES, REMOTE_FULL, REMOTE_LOCKED)
 )
 MAX_RETRY_AFTER_S = 3600
 METHOD_NOT_FOUND = -32601
@@ -60,7 +68,8 @@ class _Error(msgspec.Struct):
 
 def refuse_failure(kind: FailureKind, plan: Plan) -> Refusal:
     """A server that could not be reached or did not answer."""
-    return Refusal(FAILURES[kind], request_id=plan.first_id)
+    headers = RETRY_SOON if kind == "full" else ()
+    return Refusal(FAILURES[kind], request_id=plan.first_id, headers=headers)
 
 
 def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:
