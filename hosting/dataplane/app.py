@@ -20,9 +20,9 @@ from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.healing import Healer
 from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.proxy import Proxy
+from hosting.dataplane.forwarding.scripts import Scripts
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
-from hosting.dataplane.forwarding.upstream import Upstream
 from hosting.dataplane.gateway import Gateway
 from hosting.dataplane.protocol.errors import Kind
 from hosting.dataplane.sessions.mailbox import Mailbox
@@ -53,7 +53,7 @@ class App:
         )
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
         self._follower = Follower(settings, self._redis, self._streams.recheck)
-        self._upstream = Upstream(settings.dispatch_keys)
+        self._scripts = Scripts(settings.dispatch_keys)
         self._elsewhere = Elsewhere(settings)
         self._links = Links(
             self._elsewhere, settings=settings, metrics=self._metrics, pace_of=self._streams.pace_of
@@ -65,7 +65,7 @@ class App:
             redis=self._redis,
         )
         renewals = Renewals(installation=settings.installation, ring=settings.sealing_keys, redis=self._redis)
-        sender = Sender(self._upstream, self._elsewhere, self._links)
+        sender = Sender(self._scripts, self._elsewhere, self._links)
         proxy = Proxy(
             settings=settings,
             sender=sender,
@@ -100,7 +100,7 @@ class App:
         finally:
             await self._links.close()
             await self._elsewhere.close()
-            await self._upstream.close()
+            await self._scripts.close()
             await self._redis.aclose()
             await self._admin.close()
 

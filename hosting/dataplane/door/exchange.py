@@ -78,7 +78,6 @@ class Exchange:
         "_body",
         "_body_state",
         "_has_chunks",
-        "_head",
         "_headers",
         "_held",
         "_is_chunked",
@@ -124,7 +123,6 @@ class Exchange:
         self._news: asyncio.Future[None] | None = None
         self._has_chunks = has_chunks  # HTTP/1.0 knows none: the end of such a stream is the connection's
         self._is_chunked = False
-        self._head = b""
         self._status = 0
 
     # The connection's side
@@ -254,9 +252,9 @@ class Exchange:
         await self.end()
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
-        """The head of a streamed answer; it reaches the client with the first bytes."""
+        """The head of a streamed answer."""
         self._status = status
-        self._head = self._heading(status, headers, None)
+        self._write(self._heading(status, headers, None))
 
     async def send(self, data: bytes, *, timeout_s: float) -> None:
         """Waits while the client does not read. Raises ClientGone when it has not read for `timeout_s`, or is not there."""
@@ -280,9 +278,8 @@ class Exchange:
         if self._is_gone or self._wire.is_lost:
             self._is_gone = True
             return
-        head, self._head = self._head, b""
-        if head or data:
-            self._wire.write(head + data)
+        if data:
+            self._wire.write(data)
 
     def _heading(self, status: int, headers: Iterable[tuple[str, str]], size: int | None) -> bytes:
         """Status line and fields. `size` None: a stream, whose length may stand among `headers`."""

@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._head_bytes = 0
         self._is_until_end = False  # neither length nor chunks: the body ends with the connection
+        self._has_answer_body = True
         self._keeps = False
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
@@ -118,9 +119,11 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self._state != "asked" or status < 200:
             return
+        headers = self.headers
+        if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEAD_BYTES:
+            raise _TooLargeError
         self.status = status
         self._head_bytes = 0
-        headers = self.headers
         self._is_until_end = (
             b"content-length" not in headers
             and b"transfer-encoding" not in headers
@@ -128,6 +131,8 @@ class Connection(asyncio.Protocol):
         )
         self._keeps = self._parser.should_keep_alive() and not self._is_until_end
         self._state = "body"
+        if not self._has_answer_body:
+            self._state, self._keeps = "whole", False  # the parser waits for what will not come
         self._wake()
 
     def on_body(self, piece: bytes) -> None:
@@ -154,14 +159,10 @@ class Connection(asyncio.Protocol):
         """Nobody has closed it while it was idle."""
         return self._state == "idle" and not self._transport.is_closing()
 
-    @property
-    def is_whole(self) -> bool:
-        """The answer has come to its end; some of it may be unread."""
-        return self._state == "whole"
-
-    def ask(self, data: bytes) -> None:
-        """The head of a request, and its body where it is small."""
+    def ask(self, data: bytes, *, has_answer_body: bool = True) -> None:
+        """The head of a request, and its body where it is small. To HEAD the answer has none, whatever it says."""
         self._state = "asked"
+        self._has_answer_body = has_answer_body
         self._head_bytes = 0
         self._transport.write(data)
 
@@ -173,21 +174,22 @@ class Connection(asyncio.Protocol):
         if self._room is not None:
             await asyncio.shield(self._room)
 
-    async def head(self) -> None:
-        """Until `status` and `headers` are there. Raises ConnectionLostError."""
+    async def head(self, *, within_s: float) -> None:
+        """Until `status` and `headers` are there. Raises ConnectionLostError, TimeoutError."""
+        deadline = time.monotonic() + within_s
         while self._state == "asked":
-            await self._wait()
+            await self._wait(deadline - time.monotonic())
         if self._state in {"lost", "broken"}:
             raise ConnectionLostError(has_begun=False, is_http=self._state == "lost")
 
-    async def read(self, size: int = -1) -> bytes:
-        """What has come of the body, at most `size` bytes of it; b"" at its end. Raises ConnectionLostError."""
+    async def read(self, size: int = -1, *, within_s: float) -> bytes:
+        """What has come of the body, at most `size` bytes of it; b"" at its end. Raises ConnectionLostError, TimeoutError."""
         while not self._pieces:
             if self._state == "whole":
                 return b""
             if self._state != "body":
                 raise ConnectionLostError(has_begun=True, is_http=self._state == "lost")
-            await self._wait()
+            await self._wait(within_s)
         piece = self._pieces.popleft()
         if size < 0 and self._pieces:
             piece = b"".join((piece, *self._pieces))
@@ -203,7 +205,9 @@ class Connection(asyncio.Protocol):
 
     def reset(self) -> bool:
         """Makes ready for the next request; whether it may have one."""
-        is_fit = self._state == "whole" and self._keeps and not self._pieces and not self._transport.is_closing()
+        is_fit = (
+            self._state == "whole" and self._keeps and not self._pieces and not self._transport.is_closing()
+        )
         if is_fit:
             self._state = "idle"
             self.idle_since = time.monotonic()
@@ -221,9 +225,24 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+    async def _wait(self, timeout_s: float) -> None:
+        """Raises TimeoutError. A timer of its own costs a tenth of what asyncio.timeout does."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(max(timeout_s, 0.0), _expire, self._waiter)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+
+
+class _TooLargeError(Exception):
+    """Raised inside the parser's callbacks."""
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 class Pool:

@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from hosting.dataplane.contract import Limits, Remote, Route
-from hosting.dataplane.forwarding.upstream import HttpAnswer, UpstreamFailure, exchange, new_session
+from hosting.dataplane.forwarding.upstream import READ_BYTES, Answer, Pieces, UpstreamFailure
 from hosting.dataplane.reach import AddressRefused, Names, connector_to
 from hosting.dataplane.remotes import CannotOpen, RemoteHeaders, check_url, open_headers, private_ring
 from hosting.dataplane.settings import Settings
@@ -24,6 +24,7 @@ from hosting.dataplane.telemetry.logs import Damper
 KEEP_S = 30.0  # a host nobody asks any more; longer than one of its connections is kept
 HOSTS = 4  # all hosts of a tenant together may have in use what so many have
 MAX_OPENED = 10_000
+MAX_HEADER_BYTES = 16 * 1024
 USER_AGENT = "smcp-gateway"  # many doors on the internet turn away those without a name
 
 
@@ -81,7 +82,6 @@ class Elsewhere:
                 body=body,
                 limits=limits,
                 wait_s=wait_s,
-                is_dispatched=False,
                 on_close=leave,
             )
         except BaseException as exc:
@@ -181,3 +181,100 @@ class Elsewhere:
         task = asyncio.get_running_loop().create_task(way.session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+class HttpAnswer(Answer):
+    """Of one HTTP exchange. What only our dispatcher may say of itself is not believed here."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        request: Pieces | None,
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        headers = response.headers
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+            content_type = ""  # compressed although identity was asked for: not an answer we can read
+        super().__init__(response.status, content_type, size=response.content_length)
+        self.session_id = headers.get("mcp-session-id", "")
+        self.retry_after = headers.get("retry-after", "")
+        self._response = response
+        self._request = request
+        self._on_close = on_close
+
+    @property
+    def has_request(self) -> bool:
+        return self._request is None or self._request.is_sent
+
+    async def _next(self, at_most: int | None) -> bytes:
+        content = self._response.content
+        try:
+            return await (content.readany() if at_most is None else content.read(at_most))
+        except (aiohttp.ClientError, OSError) as exc:
+            raise UpstreamFailure("cut") from exc
+
+    def close(self) -> None:
+        """Gives a connection whose answer was read to the end back to the pool, and cuts any other."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """A client that keeps no cookies, follows nothing, unpacks nothing and adds nothing of its own."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None),
+        skip_auto_headers=("user-agent", "accept-encoding", "content-type", "accept"),
+        read_bufsize=READ_BYTES,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+
+
+async def exchange(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    *,
+    headers: dict[str, str],
+    body: bytes | None,
+    limits: Limits,
+    wait_s: float,
+    on_close: Callable[[], None] | None = None,
+) -> HttpAnswer:
+    """Until the head of the answer (within `wait_s`, else limits.answer_timeout_s). Raises UpstreamFailure."""
+    headers["accept-encoding"] = "identity"
+    pieces = Pieces(body) if body is not None and len(body) > READ_BYTES else None
+    if body is not None and pieces is not None:
+        headers["content-length"] = str(len(body))
+    try:
+        async with asyncio.timeout(wait_s or limits.answer_timeout_s):
+            response = await session.request(
+                method,
+                url,
+                headers=headers,
+                data=body if pieces is None else pieces,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s),
+            )
+    except TimeoutError as exc:  # aiohttp's connection timeouts are TimeoutErrors too
+        raise UpstreamFailure("refused" if isinstance(exc, aiohttp.ClientError) else "timeout") from exc
+    except aiohttp.ClientConnectorError as exc:
+        is_forbidden = isinstance(exc.os_error, AddressRefused)
+        raise UpstreamFailure("forbidden" if is_forbidden else "refused") from exc
+    except aiohttp.InvalidURL as exc:
+        raise UpstreamFailure("refused") from exc
+    except (aiohttp.ClientConnectionError, OSError) as exc:
+        raise UpstreamFailure("lost") from exc
+    except (aiohttp.ClientError, ValueError) as exc:
+        raise UpstreamFailure("cut") from exc
+    return HttpAnswer(response, pieces, on_close=on_close)

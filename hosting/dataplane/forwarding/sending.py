@@ -6,7 +6,8 @@ from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Target
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.links import Links
-from hosting.dataplane.forwarding.upstream import Answer, Upstream, UpstreamFailure
+from hosting.dataplane.forwarding.scripts import Scripts
+from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import REPEATABLE
 from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
 
@@ -14,8 +15,8 @@ from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
 class Sender:
     """The way to the servers for whoever holds a Plan."""
 
-    def __init__(self, upstream: Upstream, elsewhere: Elsewhere, links: Links) -> None:
-        self._upstream = upstream
+    def __init__(self, scripts: Scripts, elsewhere: Elsewhere, links: Links) -> None:
+        self._scripts = scripts
         self._elsewhere = elsewhere
         self._links = links
 
@@ -66,7 +67,7 @@ class Sender:
         dispatch = call.route.dispatch
         if dispatch is None:
             raise Refusal(NOTHING_DEPLOYED)
-        return await self._upstream.send(
+        return await self._scripts.send(
             method,
             tenant=call.route.tenant,
             dispatch=dispatch,
