@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hosting.dataplane import remotes
 from hosting.dataplane.contract import Limits
 from smcp.common.errors import Invalid
 
 ACCESS: Final = ("public", "api_key")
+TRANSPORTS: Final = ("streamable-http", "sse")
 ORIGINS_MAX: Final = 50
 EGRESS_MAX: Final = 50
 VARIABLES_MAX: Final = 128
@@ -117,6 +119,32 @@ def check_secret(name: str, value: str) -> None:
         wrong["name"] = "A name is letters, digits and _, at most 80, and does not start with a digit."
     if not value or len(value.encode()) > VALUE_BYTES_MAX:
         wrong["value"] = f"From 1 to {VALUE_BYTES_MAX} bytes."
+    _refuse(wrong)
+
+
+def check_remote(
+    *, url: str, transport: str, headers: Sequence[Mapping[str, str]], allowed: remotes.Allowed
+) -> None:
+    """Where a server is that runs elsewhere, and what is sent along: `headers` are {"name", "prefix", "secret"}."""
+    wrong: dict[str, str] = {}
+    if why := remotes.check_url(url, allowed):
+        wrong["url"] = why
+    if transport not in TRANSPORTS:
+        nothing = " Programs are not started here." if transport == "stdio" else ""
+        wrong["transport"] = f"One of: {', '.join(TRANSPORTS)}.{nothing}"
+    if len(headers) > remotes.MAX_HEADERS:
+        wrong["headers"] = f"At most {remotes.MAX_HEADERS}."
+    names = [header["name"].lower() for header in headers]
+    for position, header in enumerate(headers):
+        at = f"headers.{position}"
+        if why := remotes.check_header_name(header["name"]):
+            wrong[f"{at}.name"] = why
+        elif names.index(names[position]) != position:
+            wrong[f"{at}.name"] = "Each header once."
+        if not is_binding_name(header["secret"]):
+            wrong[f"{at}.secret"] = "The name of a secret of this environment."
+        if not remotes.is_header_value(header["prefix"] + "x"):
+            wrong[f"{at}.prefix"] = "Visible ASCII, such as “Bearer ”."
     _refuse(wrong)
 
 

@@ -35,7 +35,10 @@ from hosting.dataplane.contract import (
     Target,
     encode,
 )
-from hosting.models import DeploymentTarget, Environment, Server
+from hosting.dataplane.contract import Remote as RemoteFact
+from hosting.dataplane.remotes import RemoteHeaders, seal_headers
+from hosting.elsewhere import HeadersUnusable, headers_of, secrets_of
+from hosting.models import DeploymentTarget, Environment, Remote, Server
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_system, as_tenant
 from tenants.models import ApiKey, Tenant
@@ -44,6 +47,11 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 500
 REDIS_TIMEOUT_S: Final = 3.0
 GONE_SERVERS: Final = (Server.State.RETIRING, Server.State.RETIRED)
+
+
+class NoRouteKeys(Exception):
+    """Headers of servers elsewhere cannot be sealed here."""
+
 
 # ── Publishing what changed ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,7 +130,8 @@ def compose_routes(environments: QuerySet[Environment]) -> list[Route]:
             "account__cloudflare_account_id",
         )
     )
-    targets = _active_targets([row["id"] for row in rows])
+    ids = [row["id"] for row in rows]
+    targets = {**_active_targets(ids), **_targets_elsewhere(ids)}
     return [_route(row, targets.get(row["id"], ())) for row in rows]
 
 
@@ -145,11 +154,7 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
         server_slug=row["server__slug"],
         environment_slug=row["slug"],
         targets=tuple(targets),
-        dispatch=Dispatch(
-            url=row["account__dispatch_url"],
-            host=row["account__dispatch_host"],
-            audience=names.audience(row["account__cloudflare_account_id"]),
-        ),
+        dispatch=_dispatch(row),
         access=tuple(row["access"]) or ("api_key",),
         limits=Limits(**{key: value for key, value in row["limits"].items() if key in LIMITS}),
         allowed_origins=tuple(row["allowed_origins"]),
@@ -158,6 +163,51 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
 
 
 LIMITS: Final = frozenset(Limits.__struct_fields__)
+
+
+def _dispatch(row: Mapping[str, Any]) -> Dispatch | None:
+    """None where nothing of ours runs."""
+    if row["account__cloudflare_account_id"] is None:
+        return None
+    return Dispatch(
+        url=row["account__dispatch_url"],
+        host=row["account__dispatch_host"],
+        audience=names.audience(row["account__cloudflare_account_id"]),
+    )
+
+
+def _targets_elsewhere(environment_ids: Sequence[str]) -> dict[str, list[Target]]:
+    """One for each server that runs elsewhere. One whose headers cannot be told gets no traffic: without them it is another's."""
+    rows = list(Remote.objects.filter(environment_id__in=environment_ids))
+    secrets = secrets_of(rows)
+    found: dict[str, list[Target]] = {}
+    for row in rows:
+        try:
+            headers = headers_of(row, secrets[row.environment_id])
+            sealed = _sealed(row, headers)
+        except (HeadersUnusable, NoRouteKeys) as exc:
+            logger.error("routing.remote.unusable environment=%s error=%s", row.environment_id, exc)
+            continue
+        target = Target(
+            release=row.target,
+            weight=10_000,
+            eras=cast("tuple[Era, ...]", tuple(row.eras)) or ("legacy", "modern"),
+            issues_sessions=row.issues_sessions,
+            remote=RemoteFact(url=row.url, transport=cast("Any", row.transport), headers=sealed),
+        )
+        found[row.environment_id] = [target]
+    return found
+
+
+def _sealed(row: Remote, headers: RemoteHeaders) -> str:
+    """Raises NoRouteKeys."""
+    if not headers:
+        return ""
+    if not settings.ROUTE_KEYS:
+        raise NoRouteKeys("this process has no SMCP_ROUTE_KEYS")
+    return seal_headers(
+        headers, ring=settings.ROUTE_KEYS, tenant=row.tenant_id, environment=row.environment_id, url=row.url
+    )
 
 
 def _active_targets(environment_ids: Sequence[str]) -> dict[str, list[Target]]:

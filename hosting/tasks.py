@@ -16,7 +16,7 @@ from celery.signals import worker_shutting_down
 from django.utils import timezone
 
 from hosting import routing, wake
-from hosting.monitoring import reports, retention, rounds
+from hosting.monitoring import eras, reports, retention, rounds
 from hosting.provisioning import checking, engine, reconciler
 
 _stopping = mmap.mmap(-1, 1)
@@ -70,6 +70,11 @@ def collect_reports() -> None:
 @shared_task(name="hosting.tasks.probe_environments")
 def probe_environments() -> None:
     rounds.run_round(now=timezone.now(), should_stop=_is_stopping)
+
+
+@shared_task(name="hosting.tasks.check_remotes")
+def check_remotes() -> None:
+    eras.check_due(now=timezone.now(), should_stop=_is_stopping)
 
 
 @shared_task(name="hosting.tasks.prune_history")

@@ -55,6 +55,11 @@ def run_operation(*, tenant_id: str, operation_id: str) -> None:
     transaction.on_commit(lambda: _send("hosting.tasks.run_operation", [tenant_id, operation_id]))
 
 
+def check_remotes() -> None:
+    """After the commit: there is a server elsewhere to look at."""
+    transaction.on_commit(lambda: _send("hosting.tasks.check_remotes", []))
+
+
 def go_on() -> None:
     """There is more to do than fitted in one turn."""
     _send("hosting.tasks.sweep_operations", [])

@@ -7,6 +7,7 @@ import secrets
 from kombu import Queue
 
 from hosting.dataplane.contract import parse_keyring, unb64url
+from hosting.dataplane.remotes import parse_allowed, public_ring
 from smcp import env
 from smcp.console.theme import UNFOLD as UNFOLD
 from smcp.queues import queues_of
@@ -23,6 +24,11 @@ API_URL = env.text("SMCP_API_URL", "http://127.0.0.1:8000")
 CONSOLE_URL = env.text("SMCP_CONSOLE_URL", "http://127.0.0.1:8001")
 GATEWAY_URL = env.text("SMCP_GATEWAY_URL", "http://127.0.0.1:8080")
 PROBE_URL = env.text("SMCP_PROBE_URL", GATEWAY_URL)  # the gateway as the monitors reach it
+try:  # private places that servers elsewhere may be at, and by whom their names are told
+    REMOTE_ALLOW = parse_allowed(env.text("SMCP_GATEWAY_REMOTE_ALLOW"))
+except ValueError as exc:
+    raise env.BadEnvironment(f"SMCP_GATEWAY_REMOTE_ALLOW: {exc}") from exc
+NAME_SERVERS = [name for name in env.text("SMCP_GATEWAY_NAME_SERVERS").split(",") if name]
 GATEWAY_DOMAIN = env.text("SMCP_GATEWAY_DOMAIN", "mcp.localhost")
 REDIS_URL = env.text("REDIS_URL", "redis://127.0.0.1:6380/0")
 DATAPLANE_REDIS_URL = env.text("SMCP_DATAPLANE_REDIS_URL", REDIS_URL)
@@ -45,6 +51,11 @@ SEALING_KEYS = parse_keyring(env.text("SMCP_SEALING_KEYS", "dev:" + secrets.toke
 DISPATCH_KEYS = parse_keyring(
     env.text("SMCP_DISPATCH_KEYS", "dev:" + secrets.token_urlsafe(32))
 )  # Ed25519 seeds
+# What the gateways alone can open: servers' headers in the Routes. Processes that hold their keys need not be told the public ones.
+_dataplane_keys = env.text("SMCP_DATAPLANE_KEYS")
+ROUTE_KEYS = parse_keyring(env.text("SMCP_ROUTE_KEYS")) if env.text("SMCP_ROUTE_KEYS") else {}
+if not ROUTE_KEYS and _dataplane_keys:
+    ROUTE_KEYS = public_ring(parse_keyring(_dataplane_keys))
 PROBE_KEY = unb64url(env.text("SMCP_PROBE_KEY", secrets.token_urlsafe(32)))
 
 # ── Django ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,6 +202,7 @@ CELERY_TASK_QUEUES = [Queue(_queues.operations), Queue(_queues.checks), Queue(_q
 CELERY_TASK_ROUTES = {
     "hosting.tasks.check_upload": {"queue": _queues.checks},
     "hosting.tasks.probe_environments": {"queue": _queues.probes},
+    "hosting.tasks.check_remotes": {"queue": _queues.probes},
 }
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
@@ -214,6 +226,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5},
     },
+    "check-remotes": {"task": "hosting.tasks.check_remotes", "schedule": 15.0, "options": {"expires": 15}},
     "prune-history": {
         "task": "hosting.tasks.prune_history",
         "schedule": 3600.0,

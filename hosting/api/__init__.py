@@ -6,6 +6,7 @@ from hosting.api.environments import router as environments
 from hosting.api.events import router as events
 from hosting.api.health import router as health
 from hosting.api.operations import router as operations
+from hosting.api.remotes import router as remotes
 from hosting.api.resources import router as resources
 from hosting.api.secrets import router as secrets
 from hosting.api.servers import router as servers
@@ -16,6 +17,7 @@ ROUTERS = (
     servers,
     versions,
     environments,
+    remotes,
     secrets,
     deployments,
     operations,

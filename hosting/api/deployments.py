@@ -8,6 +8,7 @@ from ninja import Query, Router
 
 from hosting.api.operations import accepted
 from hosting.operations import deployments
+from hosting.operations.rows import check_hosted
 from hosting.queries.deployments import get_deployment, list_deployments
 from hosting.queries.servers import get_environment, get_version
 from hosting.schemas.deployments import DeploymentIn, DeploymentOut, OperationOut
@@ -37,6 +38,7 @@ def deploy_versions(
     """Follow the Operation. Deploying an older version is rolling back."""
     call = call_of(request)
     row = get_environment(tenant_id=call.tenant_id, server_slug=server, slug=environment)
+    check_hosted(row.server)
     targets = []
     for position, wanted in enumerate(body.versions):
         try:

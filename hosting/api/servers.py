@@ -41,6 +41,8 @@ def create_server(request: HttpRequest, tenant: str, body: ServerIn) -> Answer:
     """With its environment `production`. With `catalog`: its first version too, ready to be deployed."""
     call = call_of(request)
     if body.catalog is not None:
+        if body.remote is not None:
+            raise Invalid(fields={"remote": "What comes from the catalog is hosted here."})
         server, _ = catalog.create_server_from_catalog(
             tenant_id=call.tenant_id,
             actor=call.actor,
@@ -59,6 +61,7 @@ def create_server(request: HttpRequest, tenant: str, body: ServerIn) -> Answer:
             name=body.name or body.slug,
             description=body.description,
             kind=body.kind,
+            remote=body.remote.wish() if body.remote is not None else None,
         )
     return one(ServerOut.of(server), status=201, headers={"Location": f"{request.path}/{server.slug}"})
 

@@ -4,6 +4,7 @@ from hosting.models.account import Account
 from hosting.models.health import Flip, HealthState, Incident, LatencySample, Probe, ReportCursor
 from hosting.models.operation import UNFINISHED, Operation, Step
 from hosting.models.release import Deployment, DeploymentTarget, Release
+from hosting.models.remote import Remote
 from hosting.models.resource import Binding, Resource, Secret
 from hosting.models.server import Environment, Server
 from hosting.models.version import Version
@@ -22,6 +23,7 @@ __all__ = [
     "Operation",
     "Probe",
     "Release",
+    "Remote",
     "ReportCursor",
     "Resource",
     "Secret",

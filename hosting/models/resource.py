@@ -61,6 +61,11 @@ class Binding(TenantModel):
         return self.name
 
 
+def context_of(tenant_id: str, environment_id: str, name: str) -> str:
+    """What a secret's value is sealed for: an envelope copied elsewhere does not open."""
+    return f"secret:{tenant_id}:{environment_id}:{name}"
+
+
 class Secret(TenantModel):
     """One revision of a secret of an Environment, sealed under `secret:<tenant>:<environment>:<name>`."""
 

@@ -45,7 +45,7 @@ class Server(TenantModel):
 
 
 class Environment(TenantModel):
-    """Where a Server runs. Its account never changes: the data lives there."""
+    """Where a Server runs. Its account never changes: the data lives there. Of a `remote` Server nothing of ours runs: no account."""
 
     class State(models.TextChoices):
         ACTIVE = "active", "Active"
@@ -58,7 +58,7 @@ class Environment(TenantModel):
 
     server = models.ForeignKey(Server, on_delete=models.PROTECT, related_name="environments")
     slug = models.CharField(max_length=ENVIRONMENT_SLUG_MAX, validators=[validate_slug])
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
     state = models.CharField(max_length=8, choices=State, default=State.ACTIVE)
     access = ArrayField(models.CharField(max_length=10, choices=Access), default=list)
     allowed_origins = ArrayField(models.CharField(max_length=255), default=list, blank=True)

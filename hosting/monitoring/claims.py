@@ -13,7 +13,7 @@ from typing import Final
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from hosting.models import Deployment, DeploymentTarget, Environment, HealthState, Server
+from hosting.models import Deployment, DeploymentTarget, Environment, HealthState, Remote, Server
 from hosting.models.health import Health
 from hosting.monitoring.prober import PROBE_MAX_S, Address
 from smcp.common.tenancy import as_system
@@ -28,7 +28,8 @@ def watch_new(*, now: datetime) -> None:
     """A HealthState for every active Environment that serves something and has none yet."""
     with as_system():
         unwatched = Environment.objects.filter(
-            Exists(Deployment.objects.filter(environment=OuterRef("pk"), is_active=True)),
+            Exists(Deployment.objects.filter(environment=OuterRef("pk"), is_active=True))
+            | Exists(Remote.objects.filter(environment=OuterRef("pk"))),
             state=Environment.State.ACTIVE,
             health=None,
         ).values_list("tenant_id", "id")[:BATCH]
@@ -54,7 +55,8 @@ def claim_due(*, now: datetime, limit: int, is_doubtful: bool) -> list[Address]:
             .filter(
                 kind,
                 Q(probe_claimed_until=None) | Q(probe_claimed_until__lt=now),
-                Exists(Deployment.objects.filter(environment=OuterRef("environment_id"), is_active=True)),
+                Exists(Deployment.objects.filter(environment=OuterRef("environment_id"), is_active=True))
+                | Exists(Remote.objects.filter(environment=OuterRef("environment_id"))),
                 next_probe_at__lte=now,
                 environment__state=Environment.State.ACTIVE,
                 environment__server__state=Server.State.ACTIVE,
@@ -74,11 +76,12 @@ def claim_due(*, now: datetime, limit: int, is_doubtful: bool) -> list[Address]:
         if not due:
             return []
         HealthState.objects.filter(id__in=[row.id for row in due]).update(probe_claimed_until=until)
-        eras = dict(
-            DeploymentTarget.objects.filter(
-                deployment__is_active=True, deployment__environment_id__in=[row.environment_id for row in due]
-            ).values_list("deployment__environment_id", "release__eras")
-        )
+        ids = [row.environment_id for row in due]
+        served = DeploymentTarget.objects.filter(
+            deployment__is_active=True, deployment__environment_id__in=ids
+        ).values_list("deployment__environment_id", "release__eras")
+        elsewhere = Remote.objects.filter(environment_id__in=ids).values_list("environment_id", "eras")
+        eras = dict([*served, *elsewhere])
     return [
         Address(
             tenant=row.tenant_id,

@@ -52,7 +52,7 @@ def deploy_version(
 ) -> Operation:
     """`targets`: (version id, percentage); they add up to 100. A deployment of what served before is a rollback.
 
-    Raises NotFound, OperationUnderWay, ServerGone, and what `plan.plan_deploy` raises.
+    Raises NotFound, OperationUnderWay, ServerGone, RunsElsewhere, and what `plan.plan_deploy` raises.
     """
     wanted = [Target(version_id=version, percentage=Decimal(percentage)) for version, percentage in targets]
     with as_tenant(tenant_id):

@@ -18,11 +18,11 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from hosting import policies
-from hosting.models import Account, Environment, Server
-from hosting.operations.rows import check_slug, lock_environment, lock_server
+from hosting.models import Account, Environment, Remote, Server
+from hosting.operations.rows import check_slug, lock_environment, lock_server, refuse_open_proxy
 from hosting.signals import tell_environment_changed
 from smcp.common import audit
-from smcp.common.errors import Conflict, Unavailable
+from smcp.common.errors import Conflict, Invalid, Unavailable
 from smcp.common.slugs import ENVIRONMENT_SLUG_MAX
 from smcp.common.tenancy import as_tenant
 
@@ -51,18 +51,15 @@ def create_environment(
 def place_environment(
     *, server: Server, actor: str, slug: str, access: Sequence[str] = ("api_key",)
 ) -> Environment:
-    """In an account that takes new ones; the sweep closes an account that is full. Needs a transaction as the tenant."""
-    open_accounts = Account.objects.filter(state=Account.State.OPEN, ready_at__isnull=False)
-    account_ids = list(open_accounts.values_list("id", flat=True))
-    if not account_ids:
-        raise NoRoom("No account takes new environments at the moment.", retry_after_s=60)
+    """In an account that takes new ones, if anything of ours will run in it. Needs a transaction as the tenant."""
+    account_id = _choose_account() if server.kind == Server.Kind.WORKER else None
     try:
         with transaction.atomic():
             environment = Environment.objects.create(
                 tenant_id=server.tenant_id,
                 server=server,
                 slug=slug,
-                account_id=random.choice(account_ids),  # noqa: S311 - spreading, not guessing
+                account_id=account_id,
                 access=list(access),
             )
     except IntegrityError as exc:
@@ -72,6 +69,15 @@ def place_environment(
     _record(environment, actor, "environment.created", {"server": server.slug, "slug": slug})
     tell_environment_changed(environment.tenant_id, environment.id)
     return environment
+
+
+def _choose_account() -> str:
+    """The sweep closes an account that is full. Raises NoRoom."""
+    open_accounts = Account.objects.filter(state=Account.State.OPEN, ready_at__isnull=False)
+    account_ids = list(open_accounts.values_list("id", flat=True))
+    if not account_ids:
+        raise NoRoom("No account takes new environments at the moment.", retry_after_s=60)
+    return str(random.choice(account_ids))  # noqa: S311 - spreading, not guessing
 
 
 def update_environment(
@@ -87,7 +93,7 @@ def update_environment(
     releases_kept: int | None = None,
     heals_sessions: bool | None = None,
 ) -> Environment:
-    """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid."""
+    """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid, OpenProxy."""
     wanted: dict[str, Any] = {}
     if access is not None:
         policies.check_access(access)
@@ -112,6 +118,7 @@ def update_environment(
     with as_tenant(tenant_id):
         environment = lock_environment(tenant_id=tenant_id, environment_id=environment_id)
         changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}
+        _check_elsewhere(environment, changed)
         if changed:
             before = {key: getattr(environment, key) for key in changed}
             Environment.objects.filter(tenant_id=tenant_id, id=environment_id).update(
@@ -126,6 +133,17 @@ def update_environment(
             tell_environment_changed(tenant_id, environment_id)
             environment.refresh_from_db()
         return environment
+
+
+def _check_elsewhere(environment: Environment, changed: Mapping[str, Any]) -> None:
+    """Raises Invalid for what only code of ours could heed, and OpenProxy."""
+    if environment.server.kind == Server.Kind.WORKER:
+        return
+    if unheeded := sorted({"egress_allow", "variables", "releases_kept"} & changed.keys()):
+        raise Invalid(fields=dict.fromkeys(unheeded, "This server runs elsewhere: only hosted code has it."))
+    remote = Remote.objects.filter(tenant_id=environment.tenant_id, environment=environment).first()
+    if remote is not None and "access" in changed:
+        refuse_open_proxy(changed["access"], remote.headers, is_confirmed=remote.is_public_confirmed)
 
 
 def _without_values(policy: dict[str, Any]) -> dict[str, Any]:

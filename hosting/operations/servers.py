@@ -7,19 +7,22 @@ DomainError
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from hosting.models import Server
 from hosting.operations.environments import place_environment
+from hosting.operations.remotes import RemoteWish, put_remote
 from hosting.operations.rows import check_slug, lock_server
 from hosting.signals import tell_server_changed
 from smcp.common import audit
 from smcp.common.errors import Conflict, Invalid
 from smcp.common.slugs import SERVER_SLUG_MAX
 from smcp.common.tenancy import as_tenant
+
+OFFERED: Final = (Server.Kind.WORKER.value, Server.Kind.REMOTE.value)
 
 
 class KindNotOffered(Invalid):
@@ -41,15 +44,21 @@ def create_server(
     description: str = "",
     kind: str = Server.Kind.WORKER,
     catalog_slug: str = "",
+    remote: RemoteWish | None = None,
 ) -> Server:
-    """With its Environment `production`, placed in an account. Raises SlugInvalid, KindNotOffered, ServerSlugTaken, NoRoom."""
+    """With its Environment `production`: placed in an account, or, of a server that runs elsewhere, at `remote`.
+
+    Raises SlugInvalid, KindNotOffered, ServerSlugTaken, NoRoom, Invalid.
+    """
     if kind == "stdio":
         raise KindNotOffered(
             "A stdio server needs a machine of its own to start programs on. Servers here speak Streamable HTTP.",
             fields={"kind": "stdio servers cannot be hosted."},
         )
-    if kind != Server.Kind.WORKER:
-        raise KindNotOffered(fields={"kind": "Only “worker” is offered."})
+    if kind not in OFFERED:
+        raise KindNotOffered(fields={"kind": f"Offered are: {', '.join(OFFERED)}."})
+    if remote is not None and kind != Server.Kind.REMOTE:
+        raise Invalid(fields={"remote": "Only a server of the kind “remote” runs elsewhere."})
     check_slug(slug, longest=SERVER_SLUG_MAX)
     with as_tenant(tenant_id):
         try:
@@ -67,8 +76,15 @@ def create_server(
             raise ServerSlugTaken(
                 f"The slug “{slug}” is taken; slugs are never given again.", fields={"slug": "Taken."}
             ) from exc
-        _record(server, actor, "server.created", {"slug": slug, "name": name, "catalog": catalog_slug})
-        place_environment(server=server, actor=actor, slug="production")
+        _record(
+            server,
+            actor,
+            "server.created",
+            {"slug": slug, "name": name, "kind": kind, "catalog": catalog_slug},
+        )
+        production = place_environment(server=server, actor=actor, slug="production")
+        if remote is not None:
+            put_remote(environment=production, actor=actor, wish=remote)
         return server
 
 

@@ -19,7 +19,7 @@ from django.db.models import Max
 
 from hosting import wake
 from hosting.models import Server, Version
-from hosting.operations.rows import lock_server
+from hosting.operations.rows import check_hosted, lock_server
 from hosting.uploads import Upload
 from smcp.common import audit
 from smcp.common.blobs import delete_blob, put_blob
@@ -35,10 +35,11 @@ class CodeRefused(Invalid):
 def upload_version(*, tenant_id: str, actor: str, server_id: str, upload: Upload) -> tuple[Version, bool]:
     """The Version and whether it is new. Takes seconds, and must not run inside a transaction: the sandbox is asked.
 
-    Raises NotFound, ServerGone, CodeRefused, Unavailable.
+    Raises NotFound, ServerGone, RunsElsewhere, CodeRefused, Unavailable.
     """
     with as_tenant(tenant_id):
         server = lock_server(tenant_id=tenant_id, server_id=server_id)
+        check_hosted(server)
         known = find_version(server=server, digest=upload.digest)
     if known is not None:
         return known, False

@@ -4,7 +4,7 @@ Both the dry run and the first step of DEPLOY come from here, so they agree. Cal
 
 DomainError
 ├── Invalid:   TargetsInvalid · NameTakenTwice
-└── Conflict:  BindingChanged · SecretMissing · NoPercentages · MigrationBetween · NotDeployable
+└── Conflict:  BindingChanged · SecretMissing · NoPercentages · MigrationBetween · NotDeployable · RunsElsewhere
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from hosting.cloudflare.port import ResourceKind
 from hosting.models import Binding, Deployment, Environment, Release, Resource, Secret, Server, Version
+from hosting.operations.rows import check_hosted
 from smcp.common.errors import Conflict, Invalid, NotFound
 
 #: Binding type of an upload → what we create for it.
@@ -298,8 +299,7 @@ def _plan_release(
 
 def _check_deployable(environment: Environment) -> None:
     server = environment.server
-    if server.kind != Server.Kind.WORKER:
-        raise NotDeployable("This server runs elsewhere; there is nothing of ours to deploy to.")
+    check_hosted(server)
     if server.state in {Server.State.RETIRING, Server.State.RETIRED}:
         raise NotDeployable("The server is retired.")
     if environment.state != Environment.State.ACTIVE:

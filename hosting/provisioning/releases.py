@@ -8,7 +8,7 @@ from typing import Any
 
 from hosting.cloudflare.port import Module, ResourceKind, ScriptUpload
 from hosting.models import Deployment, DeploymentTarget, Environment, Release, Resource, Secret
-from hosting.operations.secrets import context_of
+from hosting.models.resource import context_of
 from hosting.provisioning.plan import RESOURCE_KINDS, cpu_ms
 from hosting.provisioning.steps import Run, StepFailed
 from smcp.common.blobs import BlobMissing, get_blob

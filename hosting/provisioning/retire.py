@@ -25,6 +25,7 @@ from hosting.models import (
     Incident,
     Operation,
     Release,
+    Remote,
     Resource,
     Secret,
     Server,
@@ -56,7 +57,9 @@ class WithdrawRoute(Step):
                 Environment.objects.filter(tenant_id=run.tenant_id, id__in=ids).exclude(
                     state=Environment.State.RETIRED
                 ).update(state=Environment.State.RETIRING, route_version=F("route_version") + 1)
-                run.remember(operation, withdrawn_at=timezone.now().isoformat(), served=bool(served))
+                is_elsewhere = Remote.objects.filter(tenant_id=run.tenant_id, environment_id__in=ids).exists()
+                served_any = bool(served) or is_elsewhere
+                run.remember(operation, withdrawn_at=timezone.now().isoformat(), served=served_any)
         try:
             routing.publish_environments(tenant_id=run.tenant_id, environment_ids=ids)
         except redis.RedisError as exc:
@@ -131,6 +134,7 @@ class CloseBooks(Step):
                 state=Release.State.REMOVED, removed_at=now
             )
             Binding.objects.filter(**mine).delete()
+            Remote.objects.filter(**mine).delete()
             Secret.objects.filter(**mine).delete()
             HealthState.objects.filter(**mine).delete()
             Incident.objects.filter(**mine, ended_at=None).update(ended_at=now)

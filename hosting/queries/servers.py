@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db.models import QuerySet
 
-from hosting.models import Binding, Environment, Secret, Server, Version
+from hosting.models import Binding, Environment, Remote, Secret, Server, Version
 from smcp.common.errors import NotFound
 
 
@@ -61,6 +61,19 @@ def list_bindings(*, tenant_id: str, environment_id: str) -> QuerySet[Binding]:
     return Binding.objects.select_related("resource").filter(
         tenant_id=tenant_id, environment_id=environment_id
     )
+
+
+def get_remote(*, tenant_id: str, environment_id: str) -> Remote:
+    """Raises NotFound."""
+    remote = find_remote(tenant_id=tenant_id, environment_id=environment_id)
+    if remote is None:
+        raise NotFound("remote")
+    return remote
+
+
+def find_remote(*, tenant_id: str, environment_id: str) -> Remote | None:
+    """None: hosted here, or not told yet where it is."""
+    return Remote.objects.filter(tenant_id=tenant_id, environment_id=environment_id).first()
 
 
 def list_secrets(*, tenant_id: str, environment_id: str) -> QuerySet[Secret]:

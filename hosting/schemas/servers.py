@@ -11,18 +11,23 @@ from pydantic import Field, model_validator
 
 from hosting.dataplane.contract import Limits
 from hosting.models import Binding, Environment, Secret, Server
+from hosting.schemas.remotes import RemoteIn
 from hosting.stdio import refuse_command
 from smcp.common.rest import Wish
 
 
 class ServerIn(Wish):
-    """`catalog`: make it from an entry of the catalog, Version and all; then name and description come from there."""
+    """`catalog`: make it from an entry of the catalog, Version and all; then name and description come from there.
+
+    `kind`: `worker`, hosted here, or `remote`, which runs elsewhere; `remote` says where, now or later.
+    """
 
     slug: str | None = Field(None, max_length=63, examples=["weather"])
     name: str | None = Field(None, min_length=1, max_length=120)
     description: str = Field("", max_length=2000)
     kind: str = Field("worker", max_length=20)
     catalog: str | None = Field(None, max_length=40, examples=["starter"])
+    remote: RemoteIn | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ APP_TABLES = (
     "hosting_environment",
     "hosting_version",
     "hosting_release",
+    "hosting_remote",
     "hosting_deployment",
     "hosting_deploymenttarget",
     "hosting_resource",

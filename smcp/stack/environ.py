@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hosting.dataplane.contract import b64url, parse_keyring
+from hosting.dataplane.remotes import public_ring
 from smcp.stack.databases import Logins
 from smcp.stack.secrets import Secrets
 
@@ -36,6 +38,8 @@ KNOBS = (
     "SMCP_ALLOWED_HOSTS",
     "SMCP_GATEWAY_DOMAIN",
     "SMCP_GATEWAY_HOSTS",
+    "SMCP_GATEWAY_REMOTE_ALLOW",
+    "SMCP_GATEWAY_NAME_SERVERS",
     "SMCP_CLOUDFLARE_REQUESTS",
     "SMCP_CLOUDFLARE_WINDOW_S",
     "SMCP_CLOUDFLARE_TIMEOUT_S",
@@ -88,6 +92,7 @@ def control_environ(
         "SMCP_SECRET_KEY": secrets.django_secret_key,
         "SMCP_SEALING_KEYS": secrets.sealing_keys,
         "SMCP_DATAPLANE_KEYS": secrets.dataplane_keys,
+        "SMCP_ROUTE_KEYS": route_keys(secrets.dataplane_keys),
         "SMCP_DISPATCH_KEYS": secrets.dispatch_keys,
         "SMCP_PROBE_KEY": secrets.probe_key,
         "SMCP_API_URL": places.api_url,
@@ -103,6 +108,11 @@ def control_environ(
     }
     withheld = NOT_FOR_THE_API if role == "app" else ()
     return {name: value for name, value in environ.items() if name not in withheld}
+
+
+def route_keys(dataplane_keys: str) -> str:
+    """The public keys that go with the gateway's: who has only these can seal a Route's headers, and open none."""
+    return ",".join(f"{kid}:{b64url(key)}" for kid, key in public_ring(parse_keyring(dataplane_keys)).items())
 
 
 def gateway_environ(

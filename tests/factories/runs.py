@@ -178,6 +178,7 @@ def make_resource(
 ) -> Resource:
     id_ = new_id()
     name = f"smcp-test-{id_}"
+    assert environment.account is not None
     own_id = kind in {ResourceKind.SCRIPT, ResourceKind.R2_BUCKET}
     return Resource.objects.create(
         id=id_,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hosting.models import Secret
-from hosting.operations.secrets import context_of
+from hosting.models.resource import context_of
 from smcp.common.audit import AuditEvent
 from smcp.common.sealing import CannotOpen, open_sealed
 from smcp.common.tenancy import as_tenant

@@ -80,6 +80,7 @@ def test_a_route_names_the_scripts_their_shares_and_how_to_reach_them(node: Node
     assert [target.eras for target in route.targets] == [("legacy", "modern"), ("modern",)]
     assert [target.issues_sessions for target in route.targets] == [True, False]
     assert route.dispatch is not None
+    assert environment.account is not None
     assert route.dispatch.url == environment.account.dispatch_url
     assert route.dispatch.audience.endswith(environment.account.cloudflare_account_id)
     assert (route.tenant, route.server_slug) == (environment.tenant_id, environment.server.slug)
