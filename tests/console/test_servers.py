@@ -189,3 +189,27 @@ def test_a_taken_slug_is_refused_at_its_field_and_makes_nothing(visitor: Visitor
     expect(page.locator(".c-field-bad .c-error")).to_contain_text("Taken")
     with as_system():
         assert not Operation.objects.filter(tenant=tenant).exists()
+
+
+def test_a_server_that_runs_elsewhere_shows_where_and_no_secret(visitor: Visitor, world: World) -> None:
+    with as_system():
+        server = factories.make_server(world.tenant, "elsewhere", name="Elsewhere", kind="remote")
+        remote = factories.make_remote(
+            server,
+            headers=[{"name": "Authorization", "prefix": "Bearer ", "secret": "TOKEN"}],
+            eras=["modern"],
+            check_failure="It does not answer as an MCP server: it answered 500.",
+        )
+        factories.make_secret(remote.environment, "TOKEN")
+    page = visitor.open(f"/hosting/environment/{remote.environment_id}/")
+    where = page.locator("#elsewhere")
+    expect(where.get_by_text("https://mcp.example.com/mcp")).to_be_visible()
+    expect(where.get_by_text("it answered 500")).to_be_visible()
+    expect(where.get_by_role("row", name="Authorization")).to_contain_text("Bearer lockTOKEN")
+    expect(page.locator("#releases, #deployments, #bindings")).to_have_count(0)
+    expect(page.get_by_role("button", name="Deploy")).to_have_count(0)
+    page = visitor.open(f"/hosting/server/{server.id}/")
+    expect(page.get_by_text("https://mcp.example.com/mcp")).to_be_visible()
+    expect(page.locator("#versions")).to_have_count(0)
+    page = visitor.open("/hosting/environment/?q=elsewhere")
+    expect(page.get_by_text("mcp.example.com")).to_be_visible()

@@ -17,6 +17,7 @@ from hosting.models import (
     Environment,
     Operation,
     Release,
+    Remote,
     Resource,
     Secret,
     Server,
@@ -77,6 +78,18 @@ def make_environment(
 ) -> Environment:
     return Environment.objects.create(
         tenant_id=server.tenant_id, server=server, account=account, slug=slug, access=list(access), **fields
+    )
+
+
+def make_remote(
+    server: Server, *, url: str = "https://mcp.example.com/mcp", slug: str = "production", **fields: Any
+) -> Remote:
+    """An Environment of a `remote` Server, and where that is."""
+    environment = Environment.objects.create(
+        tenant_id=server.tenant_id, server=server, slug=slug, access=[Environment.Access.API_KEY]
+    )
+    return Remote.objects.create(
+        tenant_id=server.tenant_id, environment=environment, url=url, **{"changed_by": "system", **fields}
     )
 
 

@@ -52,7 +52,12 @@ class Platform:
             self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "up"],
                 cwd=ROOT,
-                env={**kept, **ports, "SMCP_VAR_DIR": str(self.var)},
+                env={
+                    **kept,
+                    **ports,
+                    "SMCP_VAR_DIR": str(self.var),
+                    "SMCP_GATEWAY_REMOTE_ALLOW": "127.0.0.1",  # servers elsewhere are on this machine too
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

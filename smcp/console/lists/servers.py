@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.contrib import admin
 from django.db.models import Count, OuterRef, QuerySet, Subquery
@@ -147,7 +148,7 @@ class EnvironmentAdmin(ConsoleAdmin):
         rows: QuerySet[Environment] = (
             super()
             .get_queryset(request)
-            .select_related("server__tenant", "account", "health")
+            .select_related("server__tenant", "account", "health", "remote")
             .defer("account__token_sealed")
             .annotate(serving_version=Subquery(serving[:1]), serving_count=Subquery(targets))
         )
@@ -183,6 +184,8 @@ class EnvironmentAdmin(ConsoleAdmin):
     def serving(self, obj: Any) -> str | SafeString:
         if obj.state == Environment.State.RETIRED:
             return link_to(None)
+        if (remote := getattr(obj, "remote", None)) is not None:
+            return two_lines("elsewhere", urlsplit(remote.url).hostname or "")
         if obj.serving_version is None:
             return format_html('<span class="c-none">{}</span>', "nothing yet")
         more = (obj.serving_count or 1) - 1

@@ -8,7 +8,16 @@ from django.utils import timezone
 
 from hosting.cloudflare.port import ResourceKind
 from hosting.dataplane.contract import Limits
-from hosting.models import UNFINISHED, Deployment, DeploymentTarget, Environment, Operation, Release
+from hosting.models import (
+    UNFINISHED,
+    Deployment,
+    DeploymentTarget,
+    Environment,
+    Operation,
+    Release,
+    Server,
+)
+from hosting.queries.servers import find_remote
 from smcp.console import charts
 from smcp.console.pages import history
 from smcp.console.pages.endpoints import describe_endpoint
@@ -46,6 +55,7 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
     newest = {t.release.number for t in active.targets.all()} if active else set()
     releases = list(environment.releases.select_related("version")[:20])
     secrets = list(environment.secrets.filter(is_current=True))
+    remote = find_remote(tenant_id=environment.tenant_id, environment_id=environment.id)
     return {
         "title": environment.slug,
         "here": environment,  # the theme has a use of its own for the name `environment`
@@ -84,7 +94,15 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
             environment=environment,
             state__in=UNFINISHED,
         ).first(),
-        "people": describe([*(d.created_by for d in deployments), *(s.created_by for s in secrets)]),
+        "is_elsewhere": environment.server.kind == Server.Kind.REMOTE,
+        "remote": remote,
+        "people": describe(
+            [
+                *(d.created_by for d in deployments),
+                *(s.created_by for s in secrets),
+                *([remote.changed_by] if remote else []),
+            ]
+        ),
         "access": [Environment.Access(a).label for a in environment.access if a in Environment.Access.values],
     }
 

@@ -13,10 +13,19 @@ from smcp.console.pages.endpoints import describe_endpoint
 from smcp.console.pages.health import health_of
 from smcp.console.pages.people import describe
 
+RETIRE_HOSTED = (
+    "Its Workers and all of its data are deleted: KV namespaces, R2 buckets and D1 databases of every environment."
+    " This cannot be undone, and the slug is never given again."
+)
+RETIRE_ELSEWHERE = (
+    "Its endpoints answer 404, and where it runs and with which secrets is forgotten. The server itself stays where it is."
+    " This cannot be undone, and the slug is never given again."
+)
+
 
 def context(server: Server) -> dict[str, Any]:
     environments = list(
-        server.environments.select_related("server__tenant", "account", "health")
+        server.environments.select_related("server__tenant", "account", "health", "remote")
         .prefetch_related(
             Prefetch(
                 "deployments",
@@ -39,6 +48,7 @@ def context(server: Server) -> dict[str, Any]:
         "operations": Operation.objects.filter(tenant_id=server.tenant_id, server=server).select_related(
             "environment"
         )[:8],
+        "retire_text": RETIRE_ELSEWHERE if server.kind == Server.Kind.REMOTE else RETIRE_HOSTED,
         "people": describe([server.created_by, *(v.created_by for v in versions)]),
     }
 
@@ -53,6 +63,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "endpoint": describe_endpoint(environment),
         "health": health_of(environment),
         "deployment": active[0] if active else None,
+        "remote": getattr(environment, "remote", None),
         "strip": charts.uptime_strip(buckets),
         "requests": sum(b.requests for b in buckets),
     }
