@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx2
@@ -26,7 +25,7 @@ import mcp
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from tests.toolchain import NODE, ensure_packages, environment
+from tests.toolchain import NODE, NODE_PACKAGES, ensure_packages, environment
 
 ClientName = Literal[
     "python-legacy",
@@ -47,7 +46,6 @@ CLIENTS: Final[tuple[ClientName, ...]] = (
     "inspector-modern",
 )
 MODERN: Final = "2026-07-28"
-NODE_CLIENTS: Final = Path(__file__).parent / "node"
 TIMEOUT_S: Final = 60.0
 
 Answer = dict[str, Any]
@@ -114,7 +112,7 @@ async def talk(
         sent["Authorization"] = f"Bearer {token}"
     library, _, era = client.partition("-")
     if library != "python":
-        await asyncio.to_thread(ensure_packages, NODE_CLIENTS)
+        await asyncio.to_thread(ensure_packages, NODE_PACKAGES)
     async with asyncio.timeout(TIMEOUT_S):
         if library == "python":
             return await _talk_python(era, url, sent, steps)
@@ -187,7 +185,7 @@ async def _talk_node(
         "headers": headers,
         "steps": [{"method": step.method, "params": step.params} for step in steps],
     }
-    code, out, err = await _node([str(NODE_CLIENTS / "talk.js")], stdin=json.dumps(asked))
+    code, out, err = await _node([str(NODE_PACKAGES / "talk.js")], stdin=json.dumps(asked))
     if code:
         raise ClientFailed(err.strip())
     told = json.loads(out)
@@ -206,7 +204,7 @@ async def _talk_inspector(
 
 
 async def _step_inspector(era: str, url: str, headers: Mapping[str, str], step: Step) -> Answer:
-    launcher = NODE_CLIENTS / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+    launcher = NODE_PACKAGES / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
     command = [str(launcher), "--cli", "--server-url", url, "--transport", "http", "--protocol-era", era]
     command += ["--method", step.method, "--format", "json", "--quiet", "--stored-auth-only"]
     for name, value in headers.items():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from smcp.stack.install import node_programs, npm_ci
 
 NODE, NPM = node_programs()
+NODE_PACKAGES = Path(__file__).parent / "node"
 RUN_TIMEOUT_S = 60
 
 
@@ -38,3 +40,33 @@ def npm_run(script: str, *arguments: str, folder: Path) -> None:
     assert done.returncode == 0, (
         f"npm run {script} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     )
+
+
+def wrangler_bundle(folder: str) -> bytes:
+    """The one module that the real wrangler makes of the Worker in tests/node/<folder>. Raises AssertionError with what it printed."""
+    ensure_packages(NODE_PACKAGES)
+    wrangler = NODE_PACKAGES / "node_modules/wrangler/bin/wrangler.js"
+    with tempfile.TemporaryDirectory() as out:
+        command = (
+            str(NODE),
+            str(wrangler),
+            "deploy",
+            "--dry-run",
+            "--outdir",
+            out,
+            "--config",
+            "wrangler.json",
+        )
+        quiet = environment(CI="1", HOME=out, WRANGLER_SEND_METRICS="false", WRANGLER_HIDE_BANNER="true")
+        done = subprocess.run(
+            command,
+            cwd=NODE_PACKAGES / folder,
+            env=quiet,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+        )
+        assert done.returncode == 0, f"wrangler ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        (module,) = Path(out).glob("*.js")
+        return module.read_bytes()

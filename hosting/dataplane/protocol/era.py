@@ -54,13 +54,11 @@ def era_of(parsed: Message | list[Message], headers: Mapping[str, str]) -> Era:
     return "modern" if META_VERSION in meta_of(first) else era_of_headers(headers)
 
 
-def supported_revisions(route: Route) -> list[str]:
-    """What the servers behind a Route speak, oldest first."""
-    eras = {era for target in route.targets for era in target.eras}
-    return [
-        *(LEGACY_REVISIONS if "legacy" in eras else ()),
-        *(MODERN_REVISIONS if "modern" in eras else ()),
-    ]
+def supported_revisions(route: Route) -> tuple[str, ...]:
+    """What a modern request is told that the servers behind a Route speak: modern revisions, as their own `server/discover` has it;
+    where they speak none, the legacy ones, so that a client of both eras initializes."""
+    is_modern = any("modern" in target.eras for target in route.targets)
+    return MODERN_REVISIONS if is_modern else LEGACY_REVISIONS
 
 
 def check_post_headers(headers: Mapping[str, str]) -> None:

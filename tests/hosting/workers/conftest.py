@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from tests.parts import PlatformEdge
 from .workerd import COMPATIBILITY_DATE, WORKERS
 
 AUDIENCE = "account-under-test"
-DISPATCHER = "workers-under-test-dispatcher"
 HOP_BY_HOP = frozenset({"host", "connection", "content-length", "transfer-encoding"})
 JAVASCRIPT = "application/javascript+module"
 
@@ -94,19 +93,17 @@ def read_worker(name: str) -> bytes:
     return Path(WORKERS / name / "worker.js").read_bytes()
 
 
-@pytest.fixture(scope="session")
-def account(edge: PlatformEdge) -> Iterator[Account]:
+@contextmanager
+def open_account(edge: PlatformEdge, name: str) -> Iterator[Account]:
+    """A dispatch namespace and a dispatcher of that name, and a key the dispatcher believes."""
     key = Ed25519PrivateKey.generate()
-    namespace = "workers-under-test"
+    dispatcher = f"{name}-dispatcher"
     with HttpCloudflare(
-        base_url=edge.api_url,
-        account_id=edge.account_id,
-        token=edge.token,
-        dispatch_namespace=namespace,
+        base_url=edge.api_url, account_id=edge.account_id, token=edge.token, dispatch_namespace=name
     ) as cloudflare:
         cloudflare.ensure_dispatch_namespace()
         bindings: list[Mapping[str, Any]] = [
-            {"type": "dispatch_namespace", "name": "DISPATCHER", "namespace": namespace},
+            {"type": "dispatch_namespace", "name": "DISPATCHER", "namespace": name},
             {
                 "type": "json",
                 "name": "PLATFORM_KEYS",
@@ -114,6 +111,12 @@ def account(edge: PlatformEdge) -> Iterator[Account]:
             },
             {"type": "plain_text", "name": "AUD", "text": AUDIENCE},
         ]
-        cloudflare.put_account_script(DISPATCHER, upload_of(read_worker("dispatcher"), bindings=bindings))
-        cloudflare.expose_account_script(DISPATCHER)
-        yield Account(cloudflare, key, edge.workers_url, edge.worker_host(DISPATCHER))
+        cloudflare.put_account_script(dispatcher, upload_of(read_worker("dispatcher"), bindings=bindings))
+        cloudflare.expose_account_script(dispatcher)
+        yield Account(cloudflare, key, edge.workers_url, edge.worker_host(dispatcher))
+
+
+@pytest.fixture(scope="session")
+def account(edge: PlatformEdge) -> Iterator[Account]:
+    with open_account(edge, "workers-under-test") as opened:
+        yield opened
