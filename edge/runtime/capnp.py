@@ -27,6 +27,7 @@ JS = Path(__file__).parent / "js"
 ENTRY_JS = (JS / "entry.js").read_text()
 HELPERS = {f"{OURS}{name}": (JS / name).read_text() for name in ("exports.js", "thrown.js")}
 DISPATCH_JS = (JS / "dispatch.js").read_text()
+EMAIL_JS = (JS / "email.js").read_text()
 ESCAPES = {byte: f"\\x{byte:02x}" for byte in range(256) if not 32 <= byte < 127 or byte in b'"\\'}
 
 # Content type of an upload's part → kind of workerd module. Types absent here are stored but not loaded (source maps).
@@ -87,16 +88,15 @@ def config(script: Script, places: Socketed, *, is_trial: bool) -> str:
         services.append(f'(name="objects", disk=(path={quoted(places.objects)}, writable=true))')
     services.extend(_outside(service, resource, door) for resource, service in resources.items())
     services.append(_outside("egress", "egress/-", door))
-    extension = (
-        f'(modules=[(name="edge-internal:dispatch", internal=true, esModule={quoted(DISPATCH_JS)})])'
-        if version.bindings_of("dispatch_namespace")
-        else ""
-    )
+    internal = [("cloudflare-internal:email", EMAIL_JS)]
+    if version.bindings_of("dispatch_namespace"):
+        internal.append(("edge-internal:dispatch", DISPATCH_JS))
+    modules = (f"(name={quoted(name)}, internal=true, esModule={quoted(code)})" for name, code in internal)
     return f"""using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   logging=(structuredLogging=true),
   v8Flags=["--max-old-space-size={HEAP_MB}"],
-  extensions=[{extension}],
+  extensions=[(modules=[{_lines(modules)}])],
   sockets=[
     (name="w", address={quoted(f"unix:{places.run}/w")}, service="main",
       http=(forwardedProtoHeader="{PROTO_HEADER}", cfBlobHeader="{CF_HEADER}")),

@@ -147,6 +147,14 @@ def test_metadata_that_breaks_a_rule_is_refused_with_its_code(
     assert error(stage.api.get(f"{stage.path}/{name}"), 404) == 10092
 
 
+def test_a_library_that_imports_the_class_of_emails_loads(stage: Stage) -> None:
+    name = stage.deploy("""
+        import { EmailMessage } from "cloudflare:email";
+        export default { fetch: () => Response.json(new EmailMessage("a@from.test", "b@to.test", "raw")) };
+    """)
+    assert stage.call(name).json() == {"from": "a@from.test", "to": "b@to.test", "raw": "raw"}
+
+
 def test_a_refused_upload_leaves_the_old_script_serving(stage: Stage) -> None:
     name = stage.deploy(HELLO)
     assert error(stage.upload(name, "export default { fetch( }"), 400) == 10021
