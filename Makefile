@@ -43,9 +43,11 @@ acceptance: install-dev ## list the rows of docs/acceptance.md no test proves
 requirements: install-dev ## pin requirements*.in again (ARGS=--upgrade: to the newest versions)
 	@$(PIN) $(ARGS) requirements.in -o requirements.txt
 	@$(PIN) $(ARGS) requirements-dev.in -o requirements-dev.txt
+	@$(PIN) $(ARGS) tests/python/mcp-1.in -o tests/python/mcp-1.txt
+	@$(PIN) $(ARGS) tests/python/fastmcp.in -o tests/python/fastmcp.txt
 
 clean: ## remove everything installed or built; data in var/ stays
-	rm -rf .venv edge/node_modules tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv edge/node_modules tests/node/node_modules tests/python/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: python

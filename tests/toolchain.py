@@ -1,10 +1,11 @@
-"""Node and npm for tests: the ones the stack installs workerd with, since a bare machine has neither."""
+"""Node, npm and further Python environments for tests: Node is the one the stack installs workerd with, since a bare machine has none."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from smcp.stack.install import node_programs, npm_ci
 
 NODE, NPM = node_programs()
 NODE_PACKAGES = Path(__file__).parent / "node"
+PYTHONS = Path(__file__).parent / "python"
+UV = Path(sys.executable).with_name("uv")
 RUN_TIMEOUT_S = 60
+INSTALL_TIMEOUT_S = 300
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -29,6 +33,27 @@ def ensure_packages(folder: Path) -> None:
         if not stamp.exists() or stamp.read_text() != wanted:
             npm_ci(folder)
             stamp.write_text(wanted)
+
+
+def ensure_python(name: str) -> Path:
+    """The interpreter of an environment that holds exactly tests/python/<name>.txt, by hash; made on first use."""
+    pins = PYTHONS / f"{name}.txt"
+    folder = PYTHONS / ".venv" / name
+    python, stamp = folder / "bin/python", folder / ".installed-from"
+    with pins.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = lock.read()
+        if not stamp.exists() or stamp.read_text() != wanted:
+            _uv("venv", "--clear", "--python", sys.executable, str(folder))
+            install = ("pip", "install", "--require-hashes", "--only-binary=:all:", "--python", str(python))
+            _uv(*install, "-r", str(pins))
+            stamp.write_text(wanted)
+    return python
+
+
+def _uv(*arguments: str) -> None:
+    done = subprocess.run((str(UV), *arguments), capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+    assert done.returncode == 0, f"uv {arguments[0]} ended with {done.returncode}:\n{done.stderr}"
 
 
 def npm_run(script: str, *arguments: str, folder: Path) -> None:

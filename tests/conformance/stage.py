@@ -7,17 +7,18 @@ Environments are public unless a test says otherwise, because the suite sends no
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
 
-from hosting.dataplane.contract import Dispatch, Era, Limits, Route, Target, b64url
+from hosting.dataplane.contract import Credential, Dispatch, Era, Limits, Route, Target, b64url, digest_of_key
 from tests.dataplane.harness import TENANT, GatewayProcess, Publisher, RedisProcess
 from tests.hosting.workers.conftest import AUDIENCE, Account
 from tests.parts import free_port
@@ -41,7 +42,6 @@ class Stage:
     gateway: GatewayProcess
     publisher: Publisher
     account: Account
-    _routes: dict[str, Route] = field(default_factory=dict)
 
     def upload(self, folder: str, **variables: str) -> str:
         """Bundles the Worker of tests/node/<folder> and uploads it with its bindings; returns the script's name."""
@@ -58,8 +58,16 @@ class Stage:
             migrations=_classes(config.get("migrations", [])),
         )
 
-    def publish(self, slug: str, script: str, eras: Eras, dispatch: Dispatch | None = None) -> str:
-        """A public Environment with that script live; returns its endpoint."""
+    def publish(
+        self,
+        slug: str,
+        script: str,
+        eras: Eras,
+        *,
+        dispatch: Dispatch | None = None,
+        access: tuple[Literal["public", "api_key"], ...] = ("public",),
+    ) -> str:
+        """An Environment with that script live; returns its endpoint. `dispatch`: where its server is, if not on the edge."""
         ours = Dispatch(url=self.account.url, host=self.account.host, audience=AUDIENCE)
         route = Route(
             tenant=TENANT,
@@ -70,13 +78,26 @@ class Stage:
             environment_slug="production",
             targets=(Target(script=script, release=f"rel-{slug}", weight=10_000, eras=ERAS[eras]),),
             dispatch=dispatch or ours,
-            access=("public",),
+            access=access,
             limits=LIMITS,
         )
         self.publisher.publish(route)
         url = f"{self.gateway.url}/acme/{slug}/mcp"
         wait_for(lambda: httpx.get(url).status_code != 404, what=f"{slug} to be served")
         return url
+
+    def key(self) -> str:
+        """An API key that may call the Environments."""
+        presented = f"smcp_{secrets.token_urlsafe(32)}"
+        credential = Credential(
+            tenant=TENANT,
+            version=1,
+            id=secrets.token_hex(13),
+            digest=digest_of_key(presented),
+            scopes=("mcp:call",),
+        )
+        self.publisher.publish(credential)
+        return presented
 
 
 def _classes(migrations: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -105,18 +126,30 @@ def open_stage(account: Account, directory: Path) -> Iterator[Stage]:
 
 
 @contextmanager
-def everything_process(eras: Eras) -> Iterator[str]:
-    """The everything server in Node, on a port of its own, with nothing in front of it; its URL."""
+def node_server(program: str, *arguments: str, port: int, **variables: str) -> Iterator[str]:
+    """A server in Node that listens on `port`, with nothing in front of it; its URL. `program` is relative to tests/node."""
     ensure_packages(NODE_PACKAGES)
-    port = free_port()
-    command = [str(NODE), str(NODE_PACKAGES / "everything/node.js"), eras, str(port)]
     url = f"http://localhost:{port}/mcp"
-    with subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [str(NODE), str(NODE_PACKAGES / program), *arguments],
+        env=environment(PORT=str(port), **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         try:
             _await_port(url, process)
             yield url
         finally:
             process.terminate()
+
+
+@contextmanager
+def everything_process(eras: Eras) -> Iterator[str]:
+    """The everything server in Node; its URL."""
+    port = free_port()
+    with node_server("everything/node.js", eras, port=port) as url:
+        yield url
 
 
 def _await_port(url: str, process: subprocess.Popen[bytes]) -> None:
