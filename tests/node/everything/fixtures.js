@@ -37,7 +37,7 @@ const nameForm = () => form("What is your name?", { name: { type: "string" } });
 /**
  * One server, for one session or one modern request. `era` is the one it serves; `hub` is where changes are announced to every
  * session and every listening stream: `{ toolsChanged(), promptsChanged(), resourcesChanged(), resourceUpdated(uri) }`, and
- * `watch(uri, server)`, `unwatch(uri, server)` for legacy subscriptions.
+ * `watch(uri, server)`, `unwatch(uri, server)` for legacy subscriptions; `held` counts calls of test_hold.
  */
 export function createEverything(era, hub) {
   const server = new McpServer(
@@ -55,7 +55,7 @@ export function createEverything(era, hub) {
     },
   );
   registerContent(server);
-  registerProgress(server);
+  registerProgress(server, hub);
   registerQuestions(server, era);
   registerRounds(server);
   registerSchemas(server);
@@ -89,7 +89,7 @@ function registerContent(server) {
   });
 }
 
-function registerProgress(server) {
+function registerProgress(server, hub) {
   tool(server, "test_tool_with_progress", "Reports 0, 50 and 100 of 100", async (_args, { mcpReq }) => {
     const progressToken = mcpReq._meta?.progressToken;
     for (const progress of progressToken === undefined ? [] : [0, 50, 100]) {
@@ -109,6 +109,25 @@ function registerProgress(server) {
     await mcpReq.log("info", "logged");
     return text("logged");
   });
+  const seconds = z.object({ seconds: z.number() });
+  tool(
+    server,
+    "test_hold",
+    "Takes so many seconds, and reports each",
+    async (args, { mcpReq }) => {
+      hub.held.started += 1;
+      mcpReq.signal.addEventListener("abort", () => (hub.held.cancelled += 1));
+      const progressToken = mcpReq._meta?.progressToken;
+      for (let progress = 1; progress <= args.seconds && !mcpReq.signal.aborted; progress++) {
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        if (progressToken === undefined) continue;
+        await mcpReq.notify({ method: "notifications/progress", params: { progressToken, progress, total: args.seconds } });
+      }
+      return text("held");
+    },
+    seconds,
+  );
+  tool(server, "test_held", "How many calls of test_hold there were, and were cancelled", async () => text(JSON.stringify(hub.held)));
   tool(server, "test_reconnection", "Closes its stream in the middle of the call", async (_args, { http }) => {
     http?.closeSSE?.();
     await pause();

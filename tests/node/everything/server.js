@@ -43,6 +43,7 @@ export class EverythingServer {
   #eras;
   #sessions = new Map();
   #watched = new Map();
+  #held = { started: 0, cancelled: 0 };
   #modern;
 
   constructor(eras) {
@@ -82,6 +83,7 @@ export class EverythingServer {
     const sessions = () => [...this.#sessions.values()].map(({ server }) => server);
     const tell = (servers, say) => Promise.allSettled(servers.map(say));
     return {
+      held: this.#held,
       toolsChanged: () => (this.#modern.notify.toolsChanged(), tell(sessions(), (one) => one.server.sendToolListChanged())),
       promptsChanged: () => (this.#modern.notify.promptsChanged(), tell(sessions(), (one) => one.server.sendPromptListChanged())),
       resourcesChanged: () => (this.#modern.notify.resourcesChanged(), tell(sessions(), (one) => one.server.sendResourceListChanged())),
