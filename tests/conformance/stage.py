@@ -40,6 +40,7 @@ class Stage:
     """One gateway node, and an account of the edge."""
 
     gateway: GatewayProcess
+    redis_url: str
     publisher: Publisher
     account: Account
 
@@ -118,7 +119,7 @@ def open_stage(account: Account, directory: Path) -> Iterator[Stage]:
     gateway = GatewayProcess(directory, redis_url=redis.url, dispatch_ring=ring)
     try:
         gateway.start()
-        yield Stage(gateway, publisher, account)
+        yield Stage(gateway, redis.url, publisher, account)
     finally:
         gateway.stop()
         publisher.close()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tests.parts import ROOT
 from tests.toolchain import NODE, NODE_PACKAGES, ensure_packages, environment
 
 Revision = Literal["2025-11-25", "2026-07-28"]
@@ -47,10 +48,12 @@ async def score_server(url: str, revision: Revision, results: Path) -> Score:
     return read_score(results)
 
 
-async def score_client(command: str, scenario: str, revision: Revision, results: Path) -> Score:
-    """Runs one client scenario: `command` gets the URL of the suite's server as its last argument."""
+async def score_client(
+    command: str, scenario: str, revision: Revision, results: Path, **variables: str
+) -> Score:
+    """Runs one client scenario: `command` gets the URL of the suite's server as its last argument, and `variables` to read."""
     asked = ("--command", command, "--scenario", scenario, "--spec-version", revision)
-    await _run("client", *asked, "--output-dir", str(results))
+    await _run("client", *asked, "--output-dir", str(results), **variables)
     return read_score(results)
 
 
@@ -76,13 +79,14 @@ def read_score(results: Path) -> Score:
     return Score(passed=scenarios.total(), complaints=tuple(complaints), scenarios=dict(scenarios))
 
 
-async def _run(*arguments: str) -> None:
+async def _run(*arguments: str, **variables: str) -> None:
     await asyncio.to_thread(ensure_packages, NODE_PACKAGES)
     process = await asyncio.create_subprocess_exec(
         str(NODE),
         str(PROGRAM),
         *arguments,
-        env=environment(),
+        env=environment(**variables),
+        cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
