@@ -62,6 +62,7 @@ def test_what_needs_no_answer_is_202_with_no_body(caller: Caller) -> None:
     assert (answer.status_code, answer.content) == (202, b"")
 
 
+@pytest.mark.acceptance("S0.5")
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 def test_a_stream_lasts_as_long_as_its_call_and_is_not_held_back(caller: Caller, era: str) -> None:
     if era == "modern":
@@ -100,6 +101,7 @@ def test_delete_ends_the_session(caller: Caller) -> None:
     assert caller.send(body=request("ping")).status_code == 404
 
 
+@pytest.mark.acceptance("S4.4")
 def test_event_ids_arrive_and_a_call_whose_stream_was_closed_is_answered_after_the_last_one(
     caller: Caller,
 ) -> None:

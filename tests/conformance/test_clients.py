@@ -98,6 +98,7 @@ def endpoints(stage: Stage) -> Iterator[dict[str, str]]:
         yield served
 
 
+@pytest.mark.acceptance("S0.2", "S0.18", "S4.1", "S4.2")
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", SERVERS)
 async def test_a_client_gets_all_that_both_sides_can(

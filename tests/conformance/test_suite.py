@@ -22,6 +22,7 @@ async def test_the_everything_server_itself_is_correct(revision: Revision, tmp_p
     assert_score(score, PASSED[revision])
 
 
+@pytest.mark.acceptance("S3.2", "S4.2", "S4.3")
 @pytest.mark.parametrize("revision", PASSED)
 async def test_the_same_server_as_a_worker_behind_the_gateway_is_correct(
     stage: Stage, everything: str, revision: Revision, tmp_path: Path
