@@ -65,11 +65,20 @@ class Stage:
         script: str,
         eras: Eras,
         *,
-        dispatch: Dispatch | None = None,
-        access: tuple[Literal["public", "api_key"], ...] = ("public",),
+        has_sessions: bool = False,
+        **more: Any,
     ) -> str:
-        """An Environment with that script live; returns its endpoint. `dispatch`: where its server is, if not on the edge."""
+        """An Environment with that script live; returns its endpoint. `more` is the Route's: `dispatch` for a server that is not
+        on the edge, `access` where it is not public.
+        """
         ours = Dispatch(url=self.account.url, host=self.account.host, audience=AUDIENCE)
+        target = Target(
+            script=script,
+            release=f"rel-{slug}",
+            weight=10_000,
+            eras=ERAS[eras],
+            issues_sessions=has_sessions,
+        )
         route = Route(
             tenant=TENANT,
             version=1,
@@ -77,10 +86,9 @@ class Stage:
             tenant_slug="acme",
             server_slug=slug,
             environment_slug="production",
-            targets=(Target(script=script, release=f"rel-{slug}", weight=10_000, eras=ERAS[eras]),),
-            dispatch=dispatch or ours,
-            access=access,
+            targets=(target,),
             limits=LIMITS,
+            **{"dispatch": ours, "access": ("public",), **more},
         )
         self.publisher.publish(route)
         url = f"{self.gateway.url}/acme/{slug}/mcp"

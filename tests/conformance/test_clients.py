@@ -1,14 +1,14 @@
 """Real clients × real servers, through the gateway: every client lists, calls, hears progress and is asked, where both sides can.
 
 The servers are those that tenants have: Workers on Cloudflare's `agents` package, bundled by its wrangler, and the reference server of the
-protocol's authors. `REACHES` says what a client gets from each.
+protocol's authors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -42,7 +42,7 @@ class Server:
     progress: tuple[float, ...]
     asking: Step
     question: str
-    has_sessions: bool
+    has_sessions: bool  # says so to legacy clients; they can be asked then
 
 
 OURS: Final = (call_tool("add", a=2, b=40), call_tool("count", to=3), call_tool("ask"))
@@ -86,15 +86,19 @@ def key(stage: Stage) -> str:
 @pytest.fixture(scope="module")
 def endpoints(stage: Stage) -> Iterator[dict[str, str]]:
     """Where each of SERVERS is served."""
-    served = {
-        name: stage.publish(name, stage.upload(name), SERVERS[name].eras, access=("api_key",))
-        for name in ("handler", "agent")
-    }
+
+    def publish(name: str, script: str, **more: Any) -> str:
+        server = SERVERS[name]
+        return stage.publish(
+            name, script, server.eras, has_sessions=server.has_sessions, access=("api_key",), **more
+        )
+
+    served = {name: publish(name, stage.upload(name)) for name in ("handler", "agent")}
     port = free_port()
     reference = "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
     with node_server(reference, "streamableHttp", port=port):
         here = Dispatch(url=f"http://127.0.0.1:{port}", audience="nobody")
-        served["reference"] = stage.publish("reference", "none", "legacy", dispatch=here, access=("api_key",))
+        served["reference"] = publish("reference", "none", dispatch=here)
         yield served
 
 
@@ -116,9 +120,8 @@ async def test_a_client_gets_all_that_both_sides_can(
     assert server.adding.params["name"] in tool_names(told.answers[0])
     assert "42" in text_of(told.answers[1])
     assert "3" in text_of(told.answers[2])
-    if (
-        client not in ASKS_NOBODY
-    ):  # the 2.x SDKs count the rounds of a question as progress of their own, after ours
+    if client not in ASKS_NOBODY:
+        # The 2.x SDKs count the rounds of a question as progress of their own, after the server's.
         assert tuple(told.progress[: len(server.progress)]) == server.progress
     if is_asked:
         assert told.asked == [server.question]
