@@ -45,6 +45,7 @@ class Server:
     has_sessions: bool  # says so to legacy clients; they can be asked then
 
 
+REFERENCE: Final = "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
 OURS: Final = (call_tool("add", a=2, b=40), call_tool("count", to=3), call_tool("ask"))
 LONG: Final = call_tool("trigger-long-running-operation", duration=0.3, steps=3)
 SERVERS: Final = {
@@ -95,8 +96,7 @@ def endpoints(stage: Stage) -> Iterator[dict[str, str]]:
 
     served = {name: publish(name, stage.upload(name)) for name in ("handler", "agent")}
     port = free_port()
-    reference = "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
-    with node_server(reference, "streamableHttp", port=port):
+    with node_server(REFERENCE, "streamableHttp", port=port):
         here = Dispatch(url=f"http://127.0.0.1:{port}", audience="nobody")
         served["reference"] = publish("reference", "none", dispatch=here)
         yield served
@@ -114,9 +114,17 @@ async def test_a_client_gets_all_that_both_sides_can(
         with pytest.raises(ClientFailed, match=DECLINED):
             await talk(client, endpoints[name], key, [list_tools()])
         return
-    is_asked = client not in ASKS_NOBODY and (is_modern or server.has_sessions)
+    is_asked = is_modern or server.has_sessions
+    await assert_all_is_there(endpoints[name], key, server, client, is_asked=is_asked)
+
+
+async def assert_all_is_there(
+    url: str, key: str, server: Server, client: ClientName, *, is_asked: bool
+) -> None:
+    """`is_asked`: whether the server can ask this client's user, if the client can."""
+    is_asked = is_asked and client not in ASKS_NOBODY
     steps = [list_tools(), server.adding, server.counting, *([server.asking] if is_asked else [])]
-    told = await talk(client, endpoints[name], key, steps)
+    told = await talk(client, url, key, steps)
     assert server.adding.params["name"] in tool_names(told.answers[0])
     assert "42" in text_of(told.answers[1])
     assert "3" in text_of(told.answers[2])
