@@ -13,10 +13,13 @@ from collections.abc import Awaitable
 from typing import Any
 
 from hosting.dataplane.admin import Admin
+from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.door.server import Server
 from hosting.dataplane.facts.follow import Follower, connect_redis
+from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.asking import Asker
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
+from hosting.dataplane.forwarding.farewell import Farewells
 from hosting.dataplane.forwarding.healing import Healer
 from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.proxy import Proxy
@@ -25,6 +28,7 @@ from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.gateway import Gateway
 from hosting.dataplane.protocol.errors import Kind
+from hosting.dataplane.sessions.activity import Activity, kept_s
 from hosting.dataplane.sessions.mailbox import Mailbox
 from hosting.dataplane.sessions.renewals import Renewals
 from hosting.dataplane.settings import Settings
@@ -52,7 +56,7 @@ class App:
             metrics=self._metrics,
         )
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
-        self._follower = Follower(settings, self._redis, self._streams.recheck)
+        self._follower = Follower(settings, self._redis, self._on_change)
         self._scripts = Scripts(settings.dispatch_keys)
         self._elsewhere = Elsewhere(settings)
         self._links = Links(
@@ -64,8 +68,24 @@ class App:
             ring=settings.sealing_keys,
             redis=self._redis,
         )
-        renewals = Renewals(installation=settings.installation, ring=settings.sealing_keys, redis=self._redis)
+        renewals = Renewals(
+            installation=settings.installation,
+            ring=settings.sealing_keys,
+            redis=self._redis,
+            kept_s=kept_s(settings.session_idle_s),
+        )
+        self._activity = Activity(
+            installation=settings.installation,
+            idle_s=settings.session_idle_s,
+            redis=self._redis,
+            renewals=renewals,
+            reports=self._reports,
+            metrics=self._metrics,
+        )
         sender = Sender(self._scripts, self._elsewhere, self._links)
+        self._farewells = Farewells(
+            sender=sender, renewals=renewals, activity=self._activity, table=lambda: self._follower.table
+        )
         proxy = Proxy(
             settings=settings,
             sender=sender,
@@ -81,6 +101,7 @@ class App:
             follower=self._follower,
             proxy=proxy,
             renewals=renewals,
+            activity=self._activity,
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
@@ -92,6 +113,10 @@ class App:
             is_draining=lambda: self._gateway.is_draining,
         )
         self._stopping = asyncio.Event()
+
+    def _on_change(self, table: Table, fact: AnyFact | None) -> None:
+        self._streams.recheck(table, fact)
+        self._farewells.heard(table, fact)
 
     async def run(self) -> None:
         """Raises OSError when a port is taken."""
@@ -111,7 +136,13 @@ class App:
             loop.add_signal_handler(number, self._stopping.set)
         await self._admin.open(settings.admin_host, settings.admin_port)
         self._follower.load_from_disk()
-        parts = (self._follower, self._reports, self._mailbox)
+        parts = (
+            self._follower,
+            self._reports,
+            self._mailbox,
+            self._activity,
+            self._farewells,
+        )
         tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())
         server = Server(
@@ -135,7 +166,7 @@ class App:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await _first(LAST_WORDS_S, self._reports.flush())
+            await _first(LAST_WORDS_S, asyncio.gather(self._reports.flush(), self._activity.flush()))
         log("gateway.stopped", node=settings.node)
 
     async def _drain(self, server: Server) -> None:

@@ -91,6 +91,7 @@ class Route(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="route"):
     limits: Limits = Limits()
     allowed_origins: tuple[str, ...] = ()  # browser origins besides our own; "*" allows all
     heals: bool = True  # a session that the server has lost is opened anew; otherwise the client is told 404
+    sessions_after: int = 0  # whole seconds since the epoch: sessions issued until then have ended
     other_paths: bool = False  # per-server hosts may carry paths other than MCP's
 
     @property
@@ -125,11 +126,15 @@ class Suspension(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="suspe
 
 class Revocation(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="revocation"):
     """A session that was ended before its time. Kept until `until`, when its id has expired anyway, or until its Principal has
-    ended REVOCATIONS_KEPT more: whoever holds the id of an old one gains nothing that `initialize` would not give."""
+    ended REVOCATIONS_KEPT more: whoever holds the id of an old one gains nothing that `initialize` would not give. One that the
+    control plane has ended is never counted away: there they are bounded by Environment."""
 
     session: str  # first 8 bytes of sha256(jti), hex
     until: float
-    principal: str = ""  # who ended it, as in SessionReport
+    principal: str = ""  # who ended it, as in SessionReport; empty: the control plane
+    environment: str = (
+        ""  # whose server is still to be told, by one node; empty: whoever ended it has told it
+    )
 
     @property
     def key(self) -> str:
@@ -163,20 +168,24 @@ class HealthReport(
     last_failure: str = ""  # one of a closed list, never a tenant's text
 
 
+SESSION_TOLD_EVERY_S: Final = 60.0
 LATENCY_BUCKETS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 
 
 class SessionReport(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="report", tag="session", omit_defaults=True
 ):
-    """A session was opened, used or ended. Written behind, in batches."""
+    """A session was opened, used or ended. Written behind, in batches; `active` at most once in SESSION_TOLD_EVERY_S per node.
+    They may arrive in any order and more than once. What the client is called is known of `opened` only."""
 
     tenant: str
     environment: str
     session: str  # as in Revocation
     principal: str
     event: Literal["opened", "active", "ended"]
-    at: float
+    at: float  # seconds since the epoch, as are the next two
+    opened_at: float = 0.0
+    expires_at: float = 0.0
     client_name: str = ""
     client_version: str = ""
     protocol_version: str = ""
@@ -216,6 +225,11 @@ class Keys(msgspec.Struct, frozen=True):
     def epoch(self) -> str:
         """String: a random id of this life of the data; another value means: read everything again."""
         return f"smcp:{self.installation}:epoch"
+
+    @property
+    def sessions_since(self) -> str:
+        """String: since when (seconds since the epoch) this life of the data has been told of the sessions in use."""
+        return f"smcp:{self.installation}:sessions-since"
 
     @property
     def reports(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
-from hosting.dataplane.contract import Route, SessionReport
+from hosting.dataplane.contract import Route
 from hosting.dataplane.door.auth import Caller, authenticate
 from hosting.dataplane.door.exchange import ClientGone, Exchange
 from hosting.dataplane.door.held import Holdings, Share
@@ -42,10 +42,12 @@ from hosting.dataplane.protocol.errors import (
     UNKNOWN_HOST,
     UNKNOWN_SESSION,
     Headers,
+    JsonRpcId,
     Refusal,
 )
 from hosting.dataplane.protocol.jsonrpc import parse_body
 from hosting.dataplane.protocol.sse import encode_event
+from hosting.dataplane.sessions.activity import Activity, report_of
 from hosting.dataplane.sessions.renewals import NOTED, Renewals
 from hosting.dataplane.sessions.session import Session, Sessions
 from hosting.dataplane.settings import Settings
@@ -67,6 +69,7 @@ class Gateway:
         follower: Follower,
         proxy: Proxy,
         renewals: Renewals,
+        activity: Activity,
         streams: Streams,
         reports: Reports,
         metrics: Metrics,
@@ -82,6 +85,7 @@ class Gateway:
         self._origins = Origins(settings)
         self._legacy = Legacy(Sessions(settings.sealing_keys), renewals)
         self._renewals = renewals
+        self._activity = activity
         self._holdings = Holdings(
             process_bytes=settings.max_held_bytes, tenant_bytes=settings.max_tenant_held_bytes
         )
@@ -221,9 +225,10 @@ class Gateway:
             return
         plan = self._legacy.plan_post(call, table, parsed, body)
         del body
+        await self._check_open(call, plan.session, plan.first_id)
         await self._note(call, plan)
         try:
-            await self._proxy.forward(call, plan)
+            await self._forward(call, plan)
         except Refusal as refusal:
             if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
                 self._end_session(call, table, plan.session)  # the server has forgotten it: so do we
@@ -231,6 +236,20 @@ class Gateway:
         finally:
             if plan.open_session is not None and plan.session is not None:
                 self._opened_session(call, plan)
+
+    async def _check_open(self, call: Call, session: Session | None, request_id: JsonRpcId = None) -> None:
+        """Raises Refusal when nobody has used it for too long. Probes' sessions live no longer than their token."""
+        if session is None or call.is_probe:
+            return
+        if not await self._activity.is_open(session, call.route, call.now):
+            raise Refusal(UNKNOWN_SESSION, request_id=request_id)
+
+    async def _forward(self, call: Call, plan: Plan) -> None:
+        if plan.session is None or call.is_probe:
+            await self._proxy.forward(call, plan)
+            return
+        with self._activity.using(plan.session, call.route, call.caller.principal):
+            await self._proxy.forward(call, plan)
 
     async def _note(self, call: Call, plan: Plan) -> None:
         """What a new session of the server's would have to be told, should it lose this one."""
@@ -242,8 +261,9 @@ class Gateway:
 
     async def _listen(self, call: Call, table: Table) -> None:
         plan = self._legacy.plan_get(call, table)
+        await self._check_open(call, plan.session)
         try:
-            await self._proxy.forward(call, plan)
+            await self._forward(call, plan)
         except Refusal as refusal:
             if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
                 self._end_session(call, table, plan.session)
@@ -256,6 +276,7 @@ class Gateway:
     async def _delete(self, call: Call, table: Table) -> None:
         """Ends the session here and everywhere, then tells the server, whose answer changes nothing."""
         session = self._legacy.session_of(call, table)
+        await self._check_open(call, session)
         if session.upstream_id:
             session = await self._renewals.close(session, call.route)
         self._end_session(call, table, session)
@@ -267,33 +288,29 @@ class Gateway:
     def _end_session(self, call: Call, table: Table, session: Session) -> None:
         if call.is_probe:  # theirs live no longer than their token
             return
+        self._activity.forget(session, call.route)
         revocation = tombstone(call, session)
         if table.apply(revocation):
             self._streams.recheck(table, revocation)
             self._reports.revoke(revocation)
             self._metrics.sessions_ended.inc()
-            self._report_session(call, session, is_open=False)
+            self._reports.session(report_of(session, call.route, call.caller.principal, "ended", call.now))
 
     def _opened_session(self, call: Call, plan: Plan) -> None:
         self._metrics.sessions_opened.inc()
-        if plan.session is not None and not call.is_probe:
-            self._report_session(call, plan.session, is_open=True, plan=plan)
-
-    def _report_session(
-        self, call: Call, session: Session, *, is_open: bool, plan: Plan | None = None
-    ) -> None:
-        client = plan.messages[0].params.get("clientInfo") if plan is not None else None
+        if plan.session is None or call.is_probe:
+            return
+        self._activity.opened(plan.session, call.route)
+        client = plan.messages[0].params.get("clientInfo")
         client = client if isinstance(client, dict) else {}
-        report = SessionReport(
-            tenant=call.route.tenant,
-            environment=call.route.environment,
-            session=session.handle,
-            principal=call.caller.principal,
-            event="opened" if is_open else "ended",
-            at=call.now,
+        report = report_of(
+            plan.session,
+            call.route,
+            call.caller.principal,
+            "opened",
+            call.now,
             client_name=_client_text(client.get("name", "")),
             client_version=_client_text(client.get("version", "")),
-            protocol_version=session.revision,
         )
         self._reports.session(report)
 

@@ -44,6 +44,7 @@ class Settings:
     drain_s: float = 25.0
     keepalive_s: float = 20.0
     report_window_s: float = 10.0
+    session_idle_s: float = 24 * 3600.0  # a session that nobody used for this long is over
     body_timeout_s: float = 30.0
     stalled_client_s: float = 60.0
     max_in_flight: int = 20_000
@@ -130,6 +131,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         drain_s=number("SMCP_GATEWAY_DRAIN_S", 25),
         keepalive_s=number("SMCP_GATEWAY_KEEPALIVE_S", 20, at_least=0.1),
         report_window_s=number("SMCP_GATEWAY_REPORT_WINDOW_S", 10, at_least=0.1),
+        session_idle_s=number("SMCP_GATEWAY_SESSION_IDLE_S", 24 * 3600, at_least=1),
         body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
         stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
         max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),

@@ -38,6 +38,24 @@ def knobs() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def other_node(
+    world: World,
+    own_redis: RedisProcess,
+    knobs: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[GatewayProcess]:
+    """A second gateway with the same keys, as behind one load balancer."""
+    directory = tmp_path_factory.mktemp("other-node")
+    gateway = GatewayProcess(
+        directory, redis_url=own_redis.url, dispatch_ring=world.standin.dispatch_ring, **knobs
+    )
+    gateway.environ["SMCP_DATAPLANE_KEYS"] = world.gateway.sealing_ring
+    gateway.start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="module")
 def world(
     directory: Path, own_redis: RedisProcess, standin: StandInProcess, knobs: dict[str, str]
 ) -> Iterator[World]:

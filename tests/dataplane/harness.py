@@ -369,6 +369,12 @@ class World:
             self.standin.forget()
         return caller
 
+    def at_node(self, caller: Caller, node: GatewayProcess) -> Caller:
+        """The same client, come to another node."""
+        same = self.at(caller.url.replace(self.gateway.url, node.url))
+        same.headers = caller.headers
+        return same
+
     def settle(self) -> None:
         """Until the gateway has followed to the end of the stream."""
         marker = self.publisher.last_change()

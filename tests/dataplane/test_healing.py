@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -23,31 +21,11 @@ from tests.dataplane.harness import (
 pytestmark = pytest.mark.acceptance("P2")
 
 
-@pytest.fixture(scope="module")
-def other_node(
-    world: World, own_redis: RedisProcess, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    """A second gateway with the same keys, as behind one load balancer."""
-    directory: Path = tmp_path_factory.mktemp("other-node")
-    gateway = GatewayProcess(directory, redis_url=own_redis.url, dispatch_ring=world.standin.dispatch_ring)
-    gateway.environ["SMCP_DATAPLANE_KEYS"] = world.gateway.sealing_ring
-    gateway.start()
-    yield gateway
-    gateway.stop()
-
-
 def lose(world: World, route: Route, caller: Caller) -> None:
     """The server forgets the caller's session."""
     caller.call("echo")
     assert world.standin.end_session(route, world.standin.seen[-1]["headers"]["mcp-session-id"]) == 200
     world.standin.forget()
-
-
-def at_other(world: World, caller: Caller, other_node: GatewayProcess) -> Caller:
-    """The same client, come to the other node."""
-    same = world.at(caller.url.replace(world.gateway.url, other_node.url))
-    same.headers = caller.headers
-    return same
 
 
 def methods(world: World) -> list[str]:
@@ -105,7 +83,7 @@ def test_another_node_uses_the_session_that_one_has_healed(world: World, other_n
     lose(world, route, caller)
     assert caller.call("echo").status_code == 200
     world.standin.forget()
-    there = at_other(world, caller, other_node)
+    there = world.at_node(caller, other_node)
     assert there.call("echo").status_code == 200
     assert methods(world) == ["tools/call", "tools/call"]
     assert there.call("echo").status_code == 200
@@ -123,7 +101,7 @@ def test_a_session_is_healed_once_however_many_calls_meet_its_loss(
     route = world.server("heal-once", world.target("scripted-stateful"))
     caller = world.caller(route)
     lose(world, route, caller)
-    there = at_other(world, caller, other_node)
+    there = world.at_node(caller, other_node)
     with ThreadPoolExecutor(12) as pool:
         calls = [pool.submit(one.call, "echo") for one in (caller, there) for _ in range(6)]
         assert [call.result().status_code for call in calls] == [200] * 12

@@ -122,7 +122,7 @@ class Legacy:
             )
         except UnknownSession:
             raise Refusal(UNKNOWN_SESSION, request_id=request_id) from None
-        if table.is_revoked(call.route.tenant, session.handle):
+        if table.has_ended(call.route, session.handle, session.issued_at):
             raise Refusal(UNKNOWN_SESSION, request_id=request_id)
         return self._renewals.current(session, call.route)
 
@@ -131,7 +131,7 @@ class Legacy:
         bits = capability_bits(capabilities) if isinstance(capabilities, dict) else 0
         session = self._sessions.new(
             principal=call.caller.principal,
-            now=call.now,
+            now=max(call.now, call.route.sessions_after + 1),
             capabilities=bits,
             life_s=PROBE_TOKEN_LIFE_S if call.is_probe else MAX_LIFE_S,
         )

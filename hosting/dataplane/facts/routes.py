@@ -53,14 +53,25 @@ class Table:
 
     def route_now(self, route: Route) -> Route | None:
         """What the Environment's Route has become since; None when it has none any more."""
-        found = self._facts.get(route.key)
-        return found if isinstance(found, Route) else None
+        return self.route_of(route.environment)
 
     def has_credential(self, tenant: str, key_id: str) -> bool:
         return f"credential/{tenant}/{key_id}" in self._facts
 
+    def route_of(self, environment: str) -> Route | None:
+        found = self._facts.get(f"route/{environment}")
+        return found if isinstance(found, Route) else None
+
     def is_revoked(self, tenant: str, session: str) -> bool:
         return (tenant, session) in self._revocations
+
+    def has_ended(self, route: Route, session: str, issued_at: int) -> bool:
+        """Whether somebody has ended this session, or all that the Environment had."""
+        return issued_at <= route.sessions_after or self.is_revoked(route.tenant, session)
+
+    def untold(self) -> list[Revocation]:
+        """Revocations of sessions whose servers somebody is still to tell."""
+        return [fact for fact in self._facts.values() if isinstance(fact, Revocation) and fact.environment]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -128,6 +139,8 @@ class Table:
                 self._suspensions[fact.tenant, fact.server_slug] = fact.reason
             case Revocation():
                 self._revocations[fact.tenant, fact.session] = fact.until
+                if not fact.principal:
+                    return
                 ended = self._ended_by.setdefault((fact.tenant, fact.principal), {})
                 ended[fact.session] = fact.key
                 if len(ended) > REVOCATIONS_KEPT:

@@ -73,6 +73,12 @@ class Links:
             return link.wait_for()
         return await self._post(call, plan, link, wait_s=wait_s)
 
+    def end(self, route: Route, remote: Remote, upstream_id: str) -> None:
+        """Closes the stream of a session that was ended, where this node holds it."""
+        link = self._find(route, remote, upstream_id)
+        if link is not None:
+            link.end()
+
     async def close(self) -> None:
         for link in list(self._links.values()):
             link.end()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from hosting.dataplane.call import Call, Plan
-from hosting.dataplane.contract import Target
+from hosting.dataplane.contract import Route, Target
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.scripts import Scripts
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
-from hosting.dataplane.protocol.era import REPEATABLE
+from hosting.dataplane.protocol.era import REPEATABLE, SESSION_HEADER
 from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
+
+GOODBYE_S = 5.0
 
 
 class Sender:
@@ -39,19 +41,21 @@ class Sender:
     async def once(self, call: Call, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
         """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's. Raises UpstreamFailure, Refusal."""
         remote = plan.target.remote
-        if remote is None:
-            return await self._to_script(call, plan, method or plan.method, wait_s)
-        if remote.transport == "sse":
+        if remote is not None and remote.transport == "sse":
             return await self._links.send(call, plan, method=method or plan.method, wait_s=wait_s)
-        return await self._elsewhere.send(
-            method or plan.method,
-            route=call.route,
-            remote=remote,
-            headers={**plan.headers, "x-request-id": call.request_id},
-            body=plan.body,
-            limits=call.route.limits,
-            wait_s=wait_s,
-        )
+        return await self._once(call.route, plan, call.request_id, method=method, wait_s=wait_s)
+
+    async def say_goodbye(self, route: Route, plan: Plan, *, request_id: str) -> None:
+        """DELETE of the server's own session; its answer changes nothing, and it has GOODBYE_S for it."""
+        remote = plan.target.remote
+        if remote is not None and remote.transport == "sse":
+            self._links.end(route, remote, plan.headers.get(SESSION_HEADER, ""))
+            return
+        try:
+            answer = await self._once(route, plan, request_id, method="DELETE", wait_s=GOODBYE_S)
+        except (UpstreamFailure, Refusal):
+            return
+        answer.close()
 
     def may_reach(self, call: Call, target: Target, upstream_id: str) -> bool:
         """Whether a session of the server's can be used on this node: one over HTTP+SSE only where its stream is.
@@ -63,17 +67,28 @@ class Sender:
             return True
         return self._links.holds(call.route, remote, upstream_id)
 
-    async def _to_script(self, call: Call, plan: Plan, method: str, wait_s: float) -> Answer:
-        dispatch = call.route.dispatch
+    async def _once(self, route: Route, plan: Plan, request_id: str, *, method: str, wait_s: float) -> Answer:
+        remote = plan.target.remote
+        if remote is not None:
+            return await self._elsewhere.send(
+                method or plan.method,
+                route=route,
+                remote=remote,
+                headers={**plan.headers, "x-request-id": request_id},
+                body=plan.body,
+                limits=route.limits,
+                wait_s=wait_s,
+            )
+        dispatch = route.dispatch
         if dispatch is None:
             raise Refusal(NOTHING_DEPLOYED)
         return await self._scripts.send(
-            method,
-            tenant=call.route.tenant,
+            method or plan.method,
+            tenant=route.tenant,
             dispatch=dispatch,
             target=plan.target,
-            headers={**plan.headers, "x-request-id": call.request_id},
+            headers={**plan.headers, "x-request-id": request_id},
             body=plan.body,
-            limits=call.route.limits,
+            limits=route.limits,
             wait_s=wait_s,
         )

@@ -37,7 +37,7 @@ def is_admitted(call: Call, session: Session | None, table: Table) -> bool:
         return False
     if not call.is_probe and call.caller.kind not in route.access:
         return False
-    if session is not None and table.is_revoked(call.route.tenant, session.handle):
+    if session is not None and table.has_ended(route, session.handle, session.issued_at):
         return False
     return call.caller.kind != "api_key" or table.has_credential(call.route.tenant, call.caller.key_id)
 

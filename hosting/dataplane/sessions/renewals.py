@@ -1,9 +1,10 @@
-"""What became of a session after its id was sealed: the server's session that took the place of a lost one, and what a new one
-must be told (the log level, the subscriptions).
+"""What Redis remembers of a session besides its id: the server's session that took the place of a lost one, what a new one must be
+told (the log level, the subscriptions), and the server's own session as it was opened, for whoever ends it without holding the id.
 
-Sealed in a Redis hash per session, its fields written one by one so that two nodes lose nothing of each other's, and gone when the
-session's id has expired. Read only after a server said that it does not know the session, so a request costs nothing here; what a node
-has learnt it keeps, for as many sessions as fit. Redis away: this node heals for itself, and a later node heals again.
+Sealed in a Redis hash per session, its fields written one by one so that two nodes lose nothing of each other's, and gone when nobody
+has used the session for the idle time. Read only after a server said that it does not know the session, or when it has ended, so a
+request costs nothing here; what a node has learnt it keeps, for as many sessions as fit. Redis away: this node heals for itself, and a
+later node heals again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from hosting.dataplane.contract import Keys, Route
+from hosting.dataplane.contract import Keys, Revocation, Route
 from hosting.dataplane.sessions.seal import NotSealed, Seal
 from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.telemetry.logs import Damper
@@ -28,6 +29,8 @@ from hosting.dataplane.telemetry.logs import Damper
 WAIT_S = 1.0  # longer than this nobody waits for Redis
 KEPT = 50_000  # sessions a node remembers the renewal of
 MAX_SUBSCRIPTIONS = 200  # of one session
+MAX_FIELDS = MAX_SUBSCRIPTIONS + 4
+IN_USE = "seen"  # a field that says nothing: somebody uses the session
 MAX_URI = 2048
 SET_LEVEL = "logging/setLevel"
 SUBSCRIBE = "resources/subscribe"
@@ -36,6 +39,7 @@ NOTED = frozenset({SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE})
 LEVELS = frozenset(
     (b"debug", b"info", b"notice", b"warning", b"error", b"critical", b"alert", b"emergency")
 )  # RFC 5424, as MCP names them
+_OPENED = "opened"
 _RENEWED = "renewed"
 _LEVEL = "level"
 _SUBSCRIBED = "uri:"
@@ -45,10 +49,10 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 _REMEMBER = """
--- KEYS: the session's hash. ARGV: when it ends, the most fields it may have, field, value.
+-- KEYS: the session's hash. ARGV: for how long it is kept (ms), the most fields it may have, field, value.
 if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
-redis.call('EXPIREAT', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
@@ -60,6 +64,14 @@ class Renewal(msgspec.Struct, frozen=True):
     at: float  # seconds since the epoch
     release: str
     upstream_id: str
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """The server's session as it was opened."""
+
+    release: str
+    upstream_id: str
+    revision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +86,10 @@ class Memory:
 class Renewals:
     """One per process. Nothing here raises because of Redis."""
 
-    def __init__(self, *, installation: str, ring: Mapping[str, bytes], redis: Redis) -> None:
+    def __init__(self, *, installation: str, ring: Mapping[str, bytes], redis: Redis, kept_s: float) -> None:
+        """`kept_s`: how long what is known of a session is kept after its last use."""
         self._keys = Keys(installation)
+        self._kept_ms = int(kept_s * 1000)
         self._seal = Seal(ring, "renewal")
         self._redis: Any = redis  # its annotations mix sync and async, text and bytes
         self._unlock = redis.register_script(_UNLOCK)
@@ -94,14 +108,14 @@ class Renewals:
         fields: dict[bytes, bytes] = await self._try(self._redis.hgetall(self._key(session, route)), {})
         level, subscriptions, renewal = "", [], None
         for name, sealed in fields.items():
-            plain = self._open(sealed, name.decode(), session, route)
+            plain = self._open(sealed, name.decode(), route.tenant, route.environment, session.handle)
             if plain is None:
                 continue
             if name == _RENEWED.encode():
                 renewal = msgspec.json.decode(plain, type=Renewal)
             elif name == _LEVEL.encode():
                 level = plain.decode()
-            else:
+            elif name.startswith(_SUBSCRIBED.encode()):
                 subscriptions.append(plain.decode())
         if renewal is not None:
             self._keep(session, route, renewal)
@@ -135,6 +149,38 @@ class Renewals:
         await self._try(self._redis.delete(self._key(session, route)), 0)
         return last
 
+    def opening(self, session: Session, route: Route) -> tuple[str, str]:
+        """The field and its value that `take` wants to find, to be written behind the request."""
+        told = Opening(session.release, session.upstream_id, session.revision)
+        context = _context(route.tenant, route.environment, session.handle, _OPENED)
+        return _OPENED, self._seal.seal(msgspec.json.encode(told), context)
+
+    async def take(self, revocations: Sequence[Revocation]) -> list[Opening | None]:
+        """What is known of each session's server, for one node alone: reading it removes it. Raises redis.RedisError, TimeoutError."""
+        pipe = self._redis.pipeline(transaction=True)
+        for fact in revocations:
+            pipe.hmget(self.key(fact.tenant, fact.session), _OPENED, _RENEWED)
+            pipe.delete(self.key(fact.tenant, fact.session))
+        async with asyncio.timeout(WAIT_S):
+            answers = await pipe.execute()
+        return [self._last(fact, *found) for fact, found in zip(revocations, answers[::2], strict=True)]
+
+    def _last(self, fact: Revocation, sealed: bytes | None, renewed: bytes | None) -> Opening | None:
+        of = (fact.tenant, fact.environment, fact.session)
+        plain = self._open(sealed, _OPENED, *of) if sealed else None
+        if plain is None:
+            return None
+        opening = msgspec.json.decode(plain, type=Opening)
+        later = self._open(renewed, _RENEWED, *of) if renewed else None
+        if later is None:
+            return opening
+        renewal = msgspec.json.decode(later, type=Renewal)
+        return Opening(renewal.release, renewal.upstream_id, opening.revision)
+
+    def key(self, tenant: str, handle: str, *parts: str) -> str:
+        """Of a session's hash in Redis, or of what belongs to it."""
+        return self._keys.of_tenant(tenant, "session", handle, *parts)
+
     async def lock(self, session: Session, route: Route, *, for_s: float) -> str | None:
         """A token for `unlock` when this node may renew the session; "" when Redis is away, None when another node is at it."""
         token = secrets.token_hex(8)
@@ -149,7 +195,7 @@ class Renewals:
             await self._try(self._unlock(keys=[self._key(session, route, "lock")], args=[token]), 0)
 
     def _key(self, session: Session, route: Route, *parts: str) -> str:
-        return self._keys.of_tenant(route.tenant, "session", session.handle, *parts)
+        return self.key(route.tenant, session.handle, *parts)
 
     def _keep(self, session: Session, route: Route, renewal: Renewal) -> None:
         key = (route.environment, session.jti)
@@ -166,15 +212,17 @@ class Renewals:
         return replace(session, release=renewal.release, upstream_id=renewal.upstream_id)
 
     async def _write(self, session: Session, route: Route, name: str, plain: bytes) -> None:
-        sealed = self._seal.seal(plain, _context(session, route, name))
-        args: list[str | int] = [session.expires_at, MAX_SUBSCRIPTIONS, name, sealed]
+        context = _context(route.tenant, route.environment, session.handle, name)
+        args: list[str | int] = [self._kept_ms, MAX_FIELDS, name, self._seal.seal(plain, context)]
         await self._try(self._remember(keys=[self._key(session, route)], args=args), 0)
 
-    def _open(self, sealed: bytes, name: str, session: Session, route: Route) -> bytes | None:
+    def _open(self, sealed: bytes, name: str, tenant: str, environment: str, handle: str) -> bytes | None:
+        if name == IN_USE:
+            return None
         try:
-            return self._seal.open(sealed.decode(), _context(session, route, name))
+            return self._seal.open(sealed.decode(), _context(tenant, environment, handle, name))
         except (NotSealed, UnicodeDecodeError):
-            self._damper.log("session.memory_unreadable", route.environment, environment=route.environment)
+            self._damper.log("session.memory_unreadable", environment, environment=environment)
             return None
 
     async def _try(self, asked: Awaitable[Any], otherwise: Any) -> Any:
@@ -198,5 +246,5 @@ def _field(uri: bytes) -> str:
     return _SUBSCRIBED + hashlib.sha256(uri).hexdigest()[:32]
 
 
-def _context(session: Session, route: Route, name: str) -> bytes:
-    return f"ren\0{route.tenant}\0{route.environment}\0{session.handle}\0{name}".encode()
+def _context(tenant: str, environment: str, handle: str, name: str) -> bytes:
+    return f"ren\0{tenant}\0{environment}\0{handle}\0{name}".encode()

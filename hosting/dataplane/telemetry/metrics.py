@@ -32,6 +32,16 @@ class Metrics:
             "smcp_gateway_sessions_opened", "Sessions opened", registry=self.registry
         )
         self.sessions_ended = Counter("smcp_gateway_sessions_ended", "Sessions ended", registry=self.registry)
+        self.sessions_expired = Counter(
+            "smcp_gateway_sessions_expired",
+            "Requests under sessions that nobody had used for the idle time",
+            registry=self.registry,
+        )
+        self.sessions_seen = Gauge(
+            "smcp_gateway_sessions_seen",
+            "Sessions whose last use is in memory",
+            registry=self.registry,
+        )
         self._healed = Counter(
             "smcp_gateway_sessions_healed",
             "Sessions a server had lost, by what became of them",

@@ -35,6 +35,7 @@ from hosting.dataplane.telemetry.logs import log
 from hosting.dataplane.telemetry.metrics import Metrics
 
 MAX_BUFFERED = 20_000
+MAX_SESSIONS_OF_TENANT = 5_000  # reports in a window
 BATCH = 500
 SEND_EVERY_S = 0.25
 
@@ -67,6 +68,7 @@ class Reports:
         self._windows: dict[tuple[str, str], _Window] = {}
         self._streams: dict[tuple[str, str], tuple[str, int]] = {}  # tenant, how many
         self._used: dict[tuple[str, str], float] = {}  # tenant, key → when
+        self._sessions_told: dict[str, int] = {}  # tenant → reports in this window
         self._buffer: deque[bytes] = deque()
         self._revocations: deque[Revocation] = deque()
         self._publish = redis.register_script(PUBLISH_LUA)
@@ -114,6 +116,11 @@ class Reports:
         self._used[tenant, key_id] = now
 
     def session(self, report: SessionReport) -> None:
+        """One tenant's sessions cannot crowd out what others have to tell: beyond its share of a window they are lost and counted."""
+        told = self._sessions_told[report.tenant] = self._sessions_told.get(report.tenant, 0) + 1
+        if told > MAX_SESSIONS_OF_TENANT:
+            self._metrics.reports_lost.inc()
+            return
         self._put(report)
 
     def revoke(self, revocation: Revocation) -> None:
@@ -159,6 +166,7 @@ class Reports:
     def _close_windows(self) -> None:
         for (environment, release), (tenant, _) in self._streams.items():
             self._window(tenant, environment, release)
+        self._sessions_told = {}
         used, self._used = self._used, {}
         for (tenant, key_id), at in used.items():
             self._put(CredentialReport(tenant=tenant, credential=key_id, at=at))
