@@ -38,7 +38,8 @@ from hosting.dataplane.contract import (
 from hosting.dataplane.contract import Remote as RemoteFact
 from hosting.dataplane.remotes import RemoteHeaders, seal_headers
 from hosting.elsewhere import HeadersUnusable, headers_of, secrets_of
-from hosting.models import DeploymentTarget, Environment, Remote, Server
+from hosting.models import DeploymentTarget, Environment, Remote, Server, Session
+from hosting.revocations import compose_revocations, compose_standing
 from smcp.common.ids import new_id
 from smcp.common.tenancy import as_system, as_tenant
 from tenants.models import ApiKey, Tenant
@@ -84,6 +85,14 @@ def publish_api_key(*, tenant_id: str, api_key_id: str) -> None:
     publish(facts)
 
 
+def publish_revocations(*, tenant_id: str, session_ids: Sequence[str]) -> None:
+    """That these sessions have ended. Raises redis.RedisError."""
+    for ids in _batches(session_ids, BATCH):
+        with as_tenant(tenant_id):
+            facts = compose_revocations(Session.objects.filter(tenant_id=tenant_id, id__in=ids))
+        publish(facts)
+
+
 def publish(facts: Iterable[AnyFact]) -> int:
     """Returns how many were news. Older ones than the data plane has change nothing. Raises redis.RedisError."""
     keys = Keys(installation=settings.INSTALLATION)
@@ -121,6 +130,7 @@ def compose_routes(environments: QuerySet[Environment]) -> list[Route]:
             "access",
             "allowed_origins",
             "heals_sessions",
+            "sessions_after",
             "limits",
             "tenant__slug",
             "server__slug",
@@ -159,6 +169,7 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
         limits=Limits(**{key: value for key, value in row["limits"].items() if key in LIMITS}),
         allowed_origins=tuple(row["allowed_origins"]),
         heals=row["heals_sessions"],
+        sessions_after=row["sessions_after"],
     )
 
 
@@ -296,7 +307,7 @@ def republish() -> int:
     """
     keys = Keys(installation=settings.INSTALLATION)
     epoch = connection().get(keys.epoch)
-    news = _sweep_environments() + _sweep_credentials() + _sweep_suspensions()
+    news = _sweep_environments() + _sweep_credentials() + _sweep_suspensions() + _sweep_revocations()
     if epoch is None:
         # Only now is the hash complete; whoever reads it after this misses nothing.
         connection().set(keys.epoch, new_id(), nx=True)
@@ -366,6 +377,13 @@ def _sweep_suspensions() -> int:
     )
 
 
+def _sweep_revocations() -> int:
+    with as_system():
+        facts = compose_standing()
+    held = _held_versions(fact.key for fact in facts)
+    return publish(fact for fact, at in zip(facts, held, strict=True) if at is None)
+
+
 def _held_versions(fact_keys: Iterable[str]) -> Iterator[int | None]:
     """What Redis holds of each; None: nothing."""
     fields = [f"{key}#v" for key in fact_keys]
@@ -401,6 +419,10 @@ def on_api_key_changed(*, tenant_id: str, api_key_id: str, **_: Any) -> None:
 
 def on_server_changed(*, tenant_id: str, server_id: str, **_: Any) -> None:
     publish_or_leave("server", publish_server, tenant_id=tenant_id, server_id=server_id)
+
+
+def on_sessions_ended(*, tenant_id: str, session_ids: Sequence[str], **_: Any) -> None:
+    publish_or_leave("sessions", publish_revocations, tenant_id=tenant_id, session_ids=session_ids)
 
 
 def on_environment_changed(*, tenant_id: str, environment_id: str, **_: Any) -> None:

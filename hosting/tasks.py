@@ -16,7 +16,7 @@ from celery.signals import worker_shutting_down
 from django.utils import timezone
 
 from hosting import routing, wake
-from hosting.monitoring import eras, reports, retention, rounds
+from hosting.monitoring import eras, reports, retention, rounds, sessions
 from hosting.provisioning import checking, engine, reconciler
 
 _stopping = mmap.mmap(-1, 1)
@@ -64,7 +64,12 @@ def reconcile_accounts() -> None:
 
 @shared_task(name="hosting.tasks.collect_reports")
 def collect_reports() -> None:
-    reports.collect()
+    reports.collect_all(should_stop=_is_stopping)
+
+
+@shared_task(name="hosting.tasks.expire_sessions")
+def expire_sessions() -> None:
+    sessions.expire_sessions(now=timezone.now())
 
 
 @shared_task(name="hosting.tasks.probe_environments")

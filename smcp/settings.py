@@ -38,6 +38,7 @@ CLOUDFLARE_ACCOUNT_ID = env.text("CLOUDFLARE_ACCOUNT_ID")
 CLOUDFLARE_REQUESTS = env.number("SMCP_CLOUDFLARE_REQUESTS", 1200)  # per CLOUDFLARE_WINDOW_S and account
 CLOUDFLARE_WINDOW_S = env.number("SMCP_CLOUDFLARE_WINDOW_S", 300)
 CLOUDFLARE_TIMEOUT_S = env.number("SMCP_CLOUDFLARE_TIMEOUT_S", 30)  # of one request
+SESSION_IDLE_S = env.number("SMCP_GATEWAY_SESSION_IDLE_S", 24 * 3600)  # as the gateways have it
 LEASE_S = env.number("SMCP_LEASE_S", 75)  # how long a silent worker keeps an Operation
 if LEASE_S < 2 * CLOUDFLARE_TIMEOUT_S:
     raise env.BadEnvironment("SMCP_LEASE_S must be at least twice SMCP_CLOUDFLARE_TIMEOUT_S")
@@ -227,6 +228,11 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 5},
     },
     "check-remotes": {"task": "hosting.tasks.check_remotes", "schedule": 15.0, "options": {"expires": 15}},
+    "expire-sessions": {
+        "task": "hosting.tasks.expire_sessions",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
     "prune-history": {
         "task": "hosting.tasks.prune_history",
         "schedule": 3600.0,

@@ -10,6 +10,7 @@ from hosting.api.remotes import router as remotes
 from hosting.api.resources import router as resources
 from hosting.api.secrets import router as secrets
 from hosting.api.servers import router as servers
+from hosting.api.sessions import router as sessions
 from hosting.api.versions import router as versions
 
 ROUTERS = (
@@ -24,4 +25,5 @@ ROUTERS = (
     events,
     resources,
     health,
+    sessions,
 )

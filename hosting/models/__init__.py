@@ -7,6 +7,7 @@ from hosting.models.release import Deployment, DeploymentTarget, Release
 from hosting.models.remote import Remote
 from hosting.models.resource import Binding, Resource, Secret
 from hosting.models.server import Environment, Server
+from hosting.models.session import Session, UnlistedSessions
 from hosting.models.version import Version
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Resource",
     "Secret",
     "Server",
+    "Session",
     "Step",
+    "UnlistedSessions",
     "Version",
 ]

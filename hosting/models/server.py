@@ -69,6 +69,9 @@ class Environment(TenantModel):
     heals_sessions = models.BooleanField(
         default=True
     )  # False: a session the code has lost is over for its client
+    sessions_after = models.PositiveBigIntegerField(
+        default=0
+    )  # as in contract.Route: sessions issued until this second were ended
     route_version = models.PositiveBigIntegerField(default=0)  # of the Route last composed
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -1,14 +1,15 @@
-"""Reads the data plane's reports: health from real traffic, its latency history, and which keys are in use.
+"""Reads the data plane's reports: health from real traffic, its latency history, sessions, and which keys are in use.
 
 The cursor moves in the transaction that applies the reports, so a crash reads them again and none counts twice. One collector
-at a time (a row lock on the cursor); a second one finds nothing to do.
+at a time (a row lock on the cursor); a second one finds nothing to do. What was read is then removed from the stream.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -17,15 +18,31 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
-from hosting.dataplane.contract import AnyReport, CredentialReport, HealthReport, Keys, decode_report
+from hosting.dataplane.contract import (
+    AnyReport,
+    CredentialReport,
+    HealthReport,
+    Keys,
+    SessionReport,
+    decode_report,
+)
 from hosting.models import ReportCursor
 from hosting.monitoring.beliefs import Minute, add_minutes, observe
+from hosting.monitoring.sessions import store_sessions
 from hosting.monitoring.verdict import FAILURES_TO_FLIP, Evidence
 from smcp.common.tenancy import as_system
 from tenants.operations import note_key_uses
 
 logger = logging.getLogger(__name__)
 BATCH: Final = 2000
+COLLECT_S: Final = 4.0  # less than the schedule's
+
+
+def collect_all(*, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """What has come since the last time, for COLLECT_S at most. Raises redis.RedisError."""
+    until = time.monotonic() + COLLECT_S
+    while collect() == BATCH and time.monotonic() < until and not should_stop():
+        pass
 
 
 def collect(client: redis.Redis | None = None) -> int:
@@ -44,6 +61,7 @@ def collect(client: redis.Redis | None = None) -> int:
             cursor.position = entries[-1][0].decode()
             cursor.updated_at = timezone.now()
             cursor.save()
+        connection.xtrim(stream, minid=cursor.position, approximate=True)
     finally:
         if client is None:
             connection.close()
@@ -51,13 +69,16 @@ def collect(client: redis.Redis | None = None) -> int:
 
 
 def apply(reports: Iterable[AnyReport]) -> None:
-    """Weighs health reports and notes the use of keys. Call inside `as_system()`."""
+    """Weighs health reports, stores what is told of sessions, and notes the use of keys. Call inside `as_system()`."""
     uses: dict[tuple[str, str], datetime] = {}
     evidence: dict[tuple[str, str], list[Evidence]] = defaultdict(list)
     minutes: list[Minute] = []
+    sessions: list[SessionReport] = []
     for report in reports:
         if isinstance(report, CredentialReport):
             uses[report.tenant, report.credential] = datetime.fromtimestamp(report.at, UTC)
+        if isinstance(report, SessionReport):
+            sessions.append(report)
         if not isinstance(report, HealthReport) or report.requests <= 0:
             continue
         evidence[report.tenant, report.environment].append(evidence_of(report))
@@ -75,6 +96,7 @@ def apply(reports: Iterable[AnyReport]) -> None:
             )
         )
     note_key_uses(uses)
+    store_sessions(sessions)
     if minutes:
         add_minutes(minutes)
         observe(evidence)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import Manager, QuerySet
+from django.db.models import Manager, Q, QuerySet
 
-from hosting.models import LatencySample, Probe
+from hosting.models import LatencySample, Probe, Session
 from smcp.common.idempotency import IdempotentRequest
 from smcp.common.tenancy import as_system
 
 PROBES_KEPT: Final = timedelta(days=1)
+SESSIONS_KEPT: Final = timedelta(days=7)  # after their end
 LATENCIES_KEPT: Final = timedelta(days=30)
 IDEMPOTENCY_KEPT: Final = timedelta(days=1)
 BATCH: Final = 5000
@@ -24,9 +25,16 @@ def prune(*, now: datetime) -> int:
         for rows in (
             Probe.objects.filter(at__lt=now - PROBES_KEPT),
             LatencySample.objects.filter(minute__lt=now - LATENCIES_KEPT),
+            _sessions_over(now),
             IdempotentRequest.objects.filter(created_at__lt=now - IDEMPOTENCY_KEPT),
         )
     )
+
+
+def _sessions_over(now: datetime) -> QuerySet[Session]:
+    """But not those ended by hand while their ids are still good: they are what an emptied Redis is told."""
+    over = Session.objects.filter(ended_at__lt=now - SESSIONS_KEPT).exclude(state=Session.State.OPEN)
+    return over.filter(Q(ended_by="") | Q(expires_at__lt=now))
 
 
 def _delete(rows: QuerySet) -> int:

@@ -36,6 +36,8 @@ APP_TABLES = (
     "hosting_flip",
     "hosting_incident",
     "hosting_latencysample",
+    "hosting_session",
+    "hosting_unlistedsessions",
 )
 
 #: Tables of the platform `smcp_app` reads in part: never the password, never the token.

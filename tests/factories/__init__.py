@@ -12,6 +12,7 @@ from tests.factories.happens import (
     make_latencies,
     make_operation,
     make_probe,
+    make_session,
 )
 from tests.factories.ids import id_at
 from tests.factories.runs import (
@@ -51,6 +52,7 @@ __all__ = [
     "make_resource",
     "make_secret",
     "make_server",
+    "make_session",
     "make_tenant",
     "make_user",
     "make_version",

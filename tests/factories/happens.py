@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from hosting.models import (
     LatencySample,
     Operation,
     Probe,
+    Session,
     Step,
     Version,
 )
@@ -224,3 +226,25 @@ def make_latencies(
             )
         )
     return LatencySample.objects.bulk_create(samples)
+
+
+def make_session(environment: Environment, *, at: datetime | None = None, **fields: Any) -> Session:
+    """Open, unless `state` says something else."""
+    at = at or timezone.now()
+    id_ = id_at(at)
+    return Session.objects.create(
+        **{
+            "id": id_,
+            "tenant_id": environment.tenant_id,
+            "environment": environment,
+            "handle": secrets.token_hex(8),
+            "principal": "public",
+            "client_name": "a client",
+            "client_version": "1.0",
+            "protocol_version": "2025-11-25",
+            "opened_at": at,
+            "last_active_at": at,
+            "expires_at": at + timedelta(days=30),
+            **fields,
+        }
+    )
