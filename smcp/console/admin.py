@@ -1,5 +1,5 @@
 """Registers every page. Django looks for this file."""
 
-from smcp.console.lists import audit, health, operations, platform, servers, tenants
+from smcp.console.lists import audit, health, operations, platform, servers, sessions, tenants
 
-__all__ = ["audit", "health", "operations", "platform", "servers", "tenants"]
+__all__ = ["audit", "health", "operations", "platform", "servers", "sessions", "tenants"]

@@ -34,6 +34,7 @@ _TONES: dict[str, dict[str, Tone]] = {
     "account": {"open": "good", "full": "warn"},
     "key": {"live": "good", "expired": "quiet", "revoked": "bad"},
     "probe": {"ok": "good", "failed": "bad"},
+    "session": {"open": "good", "ended": "quiet", "expired": "quiet"},
     "incident": {"open": "bad", "over": "good"},
 }
 

@@ -62,6 +62,7 @@ UNFOLD: dict[str, Any] = {
                     _item("Servers", "dns", "hosting_server_changelist"),
                     _item("Environments", "lan", "hosting_environment_changelist"),
                     _item("Versions", "deployed_code", "hosting_version_changelist"),
+                    _item("Sessions", "conversion_path", "hosting_session_changelist"),
                 ],
             },
             {

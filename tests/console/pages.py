@@ -7,6 +7,7 @@ LISTS = (
     "/hosting/server/",
     "/hosting/environment/",
     "/hosting/version/",
+    "/hosting/session/",
     "/hosting/operation/",
     "/hosting/healthstate/",
     "/hosting/incident/",

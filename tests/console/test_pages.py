@@ -53,6 +53,7 @@ def details_of(world: World) -> tuple[str, ...]:
         f"/hosting/environment/{world.environment.id}/?range=30d",
         f"/hosting/environment/{retired.id}/",
         f"/hosting/version/{world.version.id}/",
+        f"/hosting/session/{world.session.id}/",
         f"/hosting/operation/{world.running.id}/",
         f"/hosting/operation/{world.failed.id}/",
         f"/hosting/account/{world.account.id}/",

@@ -51,6 +51,8 @@ def test_actions_answer_only_to_post(visitor: Visitor, world: World) -> None:
         f"/hosting/server/{world.server.id}/retire/",
         f"/hosting/environment/{world.environment.id}/deploy/",
         f"/hosting/environment/{world.environment.id}/retire/",
+        f"/hosting/environment/{world.environment.id}/end-sessions/",
+        f"/hosting/session/{world.session.id}/end/",
     ]
     with httpx.Client(base_url=visitor.url, cookies=cookies) as client:
         for path in paths:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from hosting.cloudflare.port import ResourceKind
-from hosting.models import Account, Environment, Operation, Server, Version
+from hosting.models import Account, Environment, Operation, Server, Session, UnlistedSessions, Version
 from smcp.common import audit
 from tenants.models import ApiKey, Tenant, User
 from tests import factories as make
@@ -26,6 +26,7 @@ class World:
     server: Server
     environment: Environment
     version: Version
+    session: Session  # the last used of its Environment
     running: Operation
     failed: Operation
     account: Account
@@ -49,7 +50,7 @@ def build_world(operator: User, *, prefix: str = "") -> World:
     )
     make.make_member(acme, make.make_user(f"{prefix}ada@example.com", password=None), "owner")
     make.make_member(acme, make.make_user(f"{prefix}grace@example.com", password=None), "developer")
-    make.make_api_key(
+    laptop, _ = make.make_api_key(
         acme, name="Claude on Ada's laptop", created_by=actor, last_used_at=now - timedelta(minutes=4)
     )
     make.make_api_key(
@@ -112,6 +113,26 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         make.make_probe(
             production, at=now - timedelta(hours=8, minutes=50 - n), failure="timeout" if n < 3 else ""
         )
+    session = make.make_session(
+        production,
+        principal=f"key:{laptop.id}",
+        client_name="claude-ai",
+        client_version="0.1.0",
+        at=now - timedelta(hours=3),
+        last_active_at=now - timedelta(minutes=1),
+    )
+    for n, (name, numbered) in enumerate((("mcp-inspector", "0.17.2"), ("x" * 100, "y" * 100), ("", ""))):
+        make.make_session(
+            production,
+            principal=f"key:{laptop.id}" if n else "public",
+            client_name=name,
+            client_version=numbered,
+            at=now - timedelta(days=n + 1),
+            last_active_at=now - timedelta(minutes=5 + n),
+        )
+    make.make_session(production, state="ended", ended_at=now, ended_by=actor)
+    make.make_session(production, state="expired", ended_at=now, client_name="<b>bold</b>")
+    UnlistedSessions.objects.create(tenant=acme, environment=production, count=12_345, last_at=now)
     preview = make.make_environment(server, account, "preview", state="retired")
     make.make_health(preview)
     staging = make.make_environment(server, account, "staging", access=["public"])
@@ -225,6 +246,7 @@ def build_world(operator: User, *, prefix: str = "") -> World:
         server=server,
         environment=production,
         version=versions[2],
+        session=session,
         running=running,
         failed=failed,
         account=account,

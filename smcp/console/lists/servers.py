@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from hosting.models import Deployment, Environment, Server, Version
 from smcp.console import badges
-from smcp.console.actions import deployments, servers
+from smcp.console.actions import deployments, servers, sessions
 from smcp.console.listing import ConsoleAdmin, column, link_to
 from smcp.console.lists.cells import health_counts, health_summary, times, two_lines
 from smcp.console.lists.filters import Present
@@ -158,6 +158,7 @@ class EnvironmentAdmin(ConsoleAdmin):
         return (
             ("deploy", "console_deploy_version", deployments.deploy),
             ("retire", "console_retire_environment", deployments.retire),
+            ("end-sessions", "console_end_all_sessions", sessions.end_all),
         )
 
     def page(self, request: HttpRequest, obj: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from hosting.models import (
 )
 from hosting.queries.servers import find_remote
 from smcp.console import charts
-from smcp.console.pages import history
+from smcp.console.pages import history, sessions
 from smcp.console.pages.endpoints import describe_endpoint
 from smcp.console.pages.health import health_of
 from smcp.console.pages.people import describe
@@ -57,6 +57,7 @@ def context(environment: Environment, *, shown_range: str = "24h") -> dict[str, 
     secrets = list(environment.secrets.filter(is_current=True))
     remote = find_remote(tenant_id=environment.tenant_id, environment_id=environment.id)
     return {
+        **sessions.of_environment(environment),
         "title": environment.slug,
         "here": environment,  # the theme has a use of its own for the name `environment`
         "server": environment.server,

@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Prefetch
 
 from hosting.models import Deployment, Environment, Operation, Server
+from hosting.queries.sessions import count_sessions
 from smcp.console import charts
 from smcp.console.pages import history
 from smcp.console.pages.endpoints import describe_endpoint
@@ -66,4 +67,5 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "remote": getattr(environment, "remote", None),
         "strip": charts.uptime_strip(buckets),
         "requests": sum(b.requests for b in buckets),
+        "sessions": count_sessions(tenant_id=environment.tenant_id, environment_id=environment.id).open,
     }
