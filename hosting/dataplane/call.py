@@ -14,6 +14,7 @@ from hosting.dataplane.door.auth import Caller
 from hosting.dataplane.door.exchange import Exchange
 from hosting.dataplane.door.held import Share
 from hosting.dataplane.protocol.errors import Headers, JsonRpcId
+from hosting.dataplane.protocol.event_ids import LoggedEvent
 from hosting.dataplane.protocol.jsonrpc import Message
 from hosting.dataplane.sessions.session import Session
 
@@ -66,7 +67,10 @@ class Plan:
     session: Session | None = None
     is_listening: bool = False  # a stream for whatever comes: silence is normal, nothing is owed
     is_stranded: bool = False  # its server's session is gone with its Release: to be renewed first
-    resumes: JsonRpcId = None  # the request whose stream a GET takes up again, if an event id named one
+    resumes: JsonRpcId = (
+        None  # the request whose stream a GET takes up again at the server, if an event id named one
+    )
+    after: LoggedEvent | None = None  # the place in the gateway's own log after which a GET goes on
     passes_event_ids: bool = False
     passes_empty_events: bool = False
     open_session: Callable[[bytes, str], Headers] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,12 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hosting.dataplane.contract import Route, Target
-from hosting.dataplane.eras.legacy import MAX_EVENT_ID, unwrap_event_id, wrap_event_id
 from hosting.dataplane.eras.modern import decode_value
 from hosting.dataplane.facts.addresses import Hosts, addresses_of, is_slug, split_host
 from hosting.dataplane.facts.buckets import BUCKETS, bucket_of, pick_target
 from hosting.dataplane.protocol.era import hear
 from hosting.dataplane.protocol.errors import JsonRpcId, Refusal
+from hosting.dataplane.protocol.event_ids import (
+    MAX_EVENT_ID,
+    LoggedEvent,
+    Numbering,
+    ServersEvent,
+    parse_event_id,
+    wrap_event_id,
+)
 from hosting.dataplane.protocol.jsonrpc import MAX_DEPTH, is_deeper_than, parse
 from hosting.dataplane.protocol.sse import Event, EventParser, EventTooLarge, encode_event
 from hosting.dataplane.sessions.seal import NotSealed, Seal
@@ -177,11 +185,33 @@ class TestEvents:
         assert wrapped.isascii()
         assert len(wrapped) <= MAX_EVENT_ID
         try:
-            own, named = unwrap_event_id(wrapped.decode())
-            assert own.encode("latin-1") == raw
+            event = parse_event_id(wrapped.decode())
+            assert isinstance(event, ServersEvent)
+            assert event.raw.encode("latin-1") == raw
+            named = event.request_id
             assert named == request_id or (named is None and len(wrapped) + 2 * len(str(request_id)) > 400)
         except Refusal:
             assert not raw.decode("latin-1").isprintable()
+
+    @given(
+        sequence=st.integers(0, 10**15 - 1),
+        requests=st.lists(
+            st.integers(-(2**53), 2**53) | st.text(alphabet=st.characters(codec="utf-8")), max_size=9
+        ),
+    )
+    def test_places_in_a_log_come_back_as_they_were(self, sequence: int, requests: list[JsonRpcId]) -> None:
+        given_out = Numbering("0123456789abcdef", requests).at(sequence)
+        assert given_out.isascii()
+        assert len(given_out) <= MAX_EVENT_ID
+        event = parse_event_id(given_out.decode())
+        assert isinstance(event, LoggedEvent)
+        assert (event.stream, event.sequence) == ("0123456789abcdef", sequence)
+        assert event.requests == tuple(requests) or (event.requests is None and len(str(requests)) > 100)
+
+    @given(st.text() | st.from_regex(r"[ur]1\.[0-9a-f]{0,20}\.[0-9]{0,20}\.[\w.-]{0,20}"))
+    def test_whatever_is_no_event_id_is_refused(self, text: str) -> None:
+        with suppress(Refusal):  # and by nothing else
+            parse_event_id(text)
 
 
 class TestSeals:

@@ -1,8 +1,8 @@
 """MCP 2025-03-26 to 2025-11-25 over Streamable HTTP: `initialize` opens a session, and everything after it carries its id.
 
 The session a client holds is always the gateway's own, whether or not the server behind has one; the server's id is sealed
-inside it. A closed connection cancels nothing. Event ids pass through us wrapped (`wrap_event_id`), so a client resumes where
-its server can: on the same session of the same server, and nowhere else.
+inside it. A closed connection cancels nothing: a client may come back for the rest of its stream, to any node (`Plan.after`), or where
+only the server kept it, to the server (`Plan.resumes`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from hosting.dataplane.call import Call, Plan
-from hosting.dataplane.contract import PROBE_TOKEN_LIFE_S, Revocation, b64url, unb64url
+from hosting.dataplane.contract import PROBE_TOKEN_LIFE_S, Revocation
 from hosting.dataplane.facts.buckets import choose_target
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.protocol.era import (
@@ -25,7 +25,6 @@ from hosting.dataplane.protocol.era import (
     accepts,
 )
 from hosting.dataplane.protocol.errors import (
-    BAD_HEADER,
     BROKEN_ANSWER,
     INVALID_REQUEST,
     NOT_ACCEPTABLE,
@@ -36,6 +35,7 @@ from hosting.dataplane.protocol.errors import (
     JsonRpcId,
     Refusal,
 )
+from hosting.dataplane.protocol.event_ids import LoggedEvent, ServersEvent, parse_event_id
 from hosting.dataplane.protocol.jsonrpc import Message
 from hosting.dataplane.sessions.renewals import Renewals
 from hosting.dataplane.sessions.session import (
@@ -50,8 +50,6 @@ from hosting.dataplane.sessions.session import (
 
 LAST_EVENT_HEADER = "last-event-id"
 POST_HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-EVENT_ID_FORM = "u1."
-MAX_EVENT_ID = 512
 _VISIBLE = re.compile(r"[\x21-\x7e]+\Z")
 
 
@@ -99,7 +97,7 @@ class Legacy:
         plan.headers["accept"] = "text/event-stream"
         last = call.headers.get(LAST_EVENT_HEADER)
         if last is not None:
-            plan.headers[LAST_EVENT_HEADER], plan.resumes = unwrap_event_id(last)
+            _resume(plan, parse_event_id(last))
         return plan
 
     def plan_delete(self, call: Call, session: Session) -> Plan | None:
@@ -176,6 +174,13 @@ class Legacy:
         )
 
 
+def _resume(plan: Plan, event: ServersEvent | LoggedEvent) -> None:
+    if isinstance(event, LoggedEvent):
+        plan.after = event
+    else:
+        plan.headers[LAST_EVENT_HEADER], plan.resumes = event.raw, event.request_id
+
+
 def tombstone(call: Call, session: Session) -> Revocation:
     """The fact that ends a session everywhere."""
     return Revocation(
@@ -185,30 +190,6 @@ def tombstone(call: Call, session: Session) -> Revocation:
         until=session.expires_at,
         principal=call.caller.principal,
     )
-
-
-def wrap_event_id(raw: bytes, request_id: JsonRpcId) -> bytes | None:
-    """A server's event id as a client sees it: one charset whatever the server wrote, and the request its stream answers (None: no
-    single one; a very long one is left out), so that any node can say what is lost. None when it is too long to carry."""
-    bare = f"{EVENT_ID_FORM}{b64url(raw)}"
-    named = bare if request_id is None else f"{bare}.{b64url(msgspec.json.encode(request_id))}"
-    wrapped = named if len(named) <= MAX_EVENT_ID else bare
-    return wrapped.encode() if raw and len(wrapped) <= MAX_EVENT_ID else None
-
-
-def unwrap_event_id(text: str) -> tuple[str, JsonRpcId]:
-    """The server's id, and the request's. Raises Refusal for an id that is not ours."""
-    try:
-        if not text.startswith(EVENT_ID_FORM) or len(text) > MAX_EVENT_ID:
-            raise ValueError(text)
-        encoded, _, named = text.removeprefix(EVENT_ID_FORM).partition(".")
-        raw = unb64url(encoded).decode("latin-1")
-        request_id = msgspec.json.decode(unb64url(named), type=str | int) if named else None
-    except (ValueError, msgspec.MsgspecError):
-        raise Refusal(BAD_HEADER, "Last-Event-ID is no id of this gateway") from None
-    if not raw.isprintable():
-        raise Refusal(BAD_HEADER, "Last-Event-ID is no id of this gateway")
-    return raw, request_id
 
 
 def revision_in(result: bytes, request_id: JsonRpcId = None) -> str:

@@ -20,7 +20,6 @@ import msgspec
 from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
 from hosting.dataplane.door.exchange import ClientGone
-from hosting.dataplane.eras.legacy import wrap_event_id
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.pace import Pace
 from hosting.dataplane.forwarding.streams import StopReason, is_admitted
@@ -38,6 +37,7 @@ from hosting.dataplane.protocol.errors import (
     Refusal,
     error_body,
 )
+from hosting.dataplane.protocol.event_ids import wrap_event_id
 from hosting.dataplane.protocol.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.metrics import Metrics

@@ -60,6 +60,18 @@ class Metrics:
             "Server-sent events of a kind that is not MCP",
             registry=self.registry,
         )
+        self._unlogged = Counter(
+            "smcp_gateway_events_unlogged",
+            "Events of resumable streams that were sent without an id",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._resumed = Counter(
+            "smcp_gateway_streams_resumed",
+            "Streams that clients resumed, by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.reports_lost = Counter(
             "smcp_gateway_reports_lost",
             "Reports dropped because their buffer was full",
@@ -98,6 +110,12 @@ class Metrics:
 
     def healed(self, outcome: Literal["healed", "refused", "failed"]) -> None:
         self._healed.labels(outcome).inc()
+
+    def unlogged(self, reason: Literal["away", "full", "tenant", "large", "gone"], count: int) -> None:
+        self._unlogged.labels(reason).inc(count)
+
+    def resumed(self, outcome: Literal["replayed", "taken_up", "lost", "unknown", "away"]) -> None:
+        self._resumed.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
