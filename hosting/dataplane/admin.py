@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from hosting.dataplane.facts.follow import Follower
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.telemetry.metrics import Metrics
 
 
@@ -17,9 +18,16 @@ class Admin:
     """Serves until `close`."""
 
     def __init__(
-        self, *, follower: Follower, metrics: Metrics, node: str, is_draining: Callable[[], bool]
+        self,
+        *,
+        follower: Follower,
+        journal: Journal,
+        metrics: Metrics,
+        node: str,
+        is_draining: Callable[[], bool],
     ) -> None:
         self._follower = follower
+        self._journal = journal
         self._metrics = metrics
         self._node = node
         self._is_draining = is_draining
@@ -50,6 +58,8 @@ class Admin:
             degraded.append("redis: changes, revocations and reports wait")
         if follower.source == "disk":
             degraded.append("routes: from disk, not confirmed since the start")
+        if self._journal.trouble:
+            degraded.append(self._journal.trouble)
         is_ready = table is not None and not self._is_draining()
         state: dict[str, Any] = {
             "ready": is_ready,

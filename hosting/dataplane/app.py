@@ -21,8 +21,10 @@ from hosting.dataplane.forwarding.asking import Asker
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.farewell import Farewells
 from hosting.dataplane.forwarding.healing import Healer
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.proxy import Proxy
+from hosting.dataplane.forwarding.replay import Resumer
 from hosting.dataplane.forwarding.scripts import Scripts
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
@@ -86,12 +88,19 @@ class App:
         self._farewells = Farewells(
             sender=sender, renewals=renewals, activity=self._activity, table=lambda: self._follower.table
         )
+        self._journal = Journal(
+            installation=settings.installation,
+            ring=settings.sealing_keys,
+            redis_url=settings.redis_url,
+            metrics=self._metrics,
+            tenant_bytes=settings.max_tenant_logged_bytes,
+        )
+        asker = Asker(sender=sender, healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics))
         proxy = Proxy(
             settings=settings,
             sender=sender,
-            asker=Asker(
-                sender=sender, healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics)
-            ),
+            asker=asker,
+            journal=self._journal,
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
@@ -100,6 +109,10 @@ class App:
             settings=settings,
             follower=self._follower,
             proxy=proxy,
+            resumer=Resumer(
+                settings=settings, journal=self._journal, asker=asker, proxy=proxy, metrics=self._metrics
+            ),
+            journal=self._journal,
             renewals=renewals,
             activity=self._activity,
             streams=self._streams,
@@ -108,6 +121,7 @@ class App:
         )
         self._admin = Admin(
             follower=self._follower,
+            journal=self._journal,
             metrics=self._metrics,
             node=settings.node,
             is_draining=lambda: self._gateway.is_draining,
@@ -127,6 +141,7 @@ class App:
             await self._elsewhere.close()
             await self._scripts.close()
             await self._redis.aclose()
+            await self._journal.close()
             await self._admin.close()
 
     async def _serve(self) -> None:
@@ -142,6 +157,7 @@ class App:
             self._mailbox,
             self._activity,
             self._farewells,
+            self._journal,
         )
         tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())

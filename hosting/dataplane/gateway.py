@@ -25,7 +25,9 @@ from hosting.dataplane.eras.modern import refuse_method as refuse_modern_method
 from hosting.dataplane.facts.addresses import Hosts, split_host
 from hosting.dataplane.facts.follow import Follower
 from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.proxy import Proxy
+from hosting.dataplane.forwarding.replay import Resumer
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.protocol.era import check_post_headers, era_of, era_of_headers
 from hosting.dataplane.protocol.errors import (
@@ -68,6 +70,8 @@ class Gateway:
         settings: Settings,
         follower: Follower,
         proxy: Proxy,
+        resumer: Resumer,
+        journal: Journal,
         renewals: Renewals,
         activity: Activity,
         streams: Streams,
@@ -78,6 +82,8 @@ class Gateway:
         self._settings = settings
         self._follower = follower
         self._proxy = proxy
+        self._resumer = resumer
+        self._journal = journal
         self._streams = streams
         self._reports = reports
         self._metrics = metrics
@@ -246,9 +252,15 @@ class Gateway:
 
     async def _forward(self, call: Call, plan: Plan) -> None:
         if plan.session is None or call.is_probe:
-            await self._proxy.forward(call, plan)
+            await self._carry(call, plan)
             return
         with self._activity.using(plan.session, call.route, call.caller.principal):
+            await self._carry(call, plan)
+
+    async def _carry(self, call: Call, plan: Plan) -> None:
+        if plan.after is not None:
+            await self._resumer.resume(call, plan, plan.after)
+        else:
             await self._proxy.forward(call, plan)
 
     async def _note(self, call: Call, plan: Plan) -> None:
@@ -280,6 +292,7 @@ class Gateway:
         if session.upstream_id:
             session = await self._renewals.close(session, call.route)
         self._end_session(call, table, session)
+        await self._journal.forget(session, call.route)
         plan = self._legacy.plan_delete(call, session)
         if plan is not None:
             await self._proxy.say_goodbye(call, plan)

@@ -53,6 +53,7 @@ class Settings:
     remote_allow: Allowed = NONE_ALLOWED  # private places that servers elsewhere may be at
     remote_connections: int = 256  # of one tenant to one host elsewhere
     name_servers: tuple[str, ...] = ()  # asked for their names instead of the system's
+    max_tenant_logged_bytes: int = 64 * 1024 * 1024  # in Redis, of streams that clients may resume
     log_level: str = "INFO"
 
     @property
@@ -142,5 +143,6 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         remote_allow=remote_allow,
         remote_connections=int(number("SMCP_GATEWAY_REMOTE_CONNECTIONS", 256, at_least=1)),
         name_servers=tuple(name for name in text("SMCP_GATEWAY_NAME_SERVERS", ",").split(",") if name),
+        max_tenant_logged_bytes=int(number("SMCP_GATEWAY_MAX_TENANT_LOGGED_BYTES", 64 * 1024 * 1024)),
         log_level=log_level,
     )

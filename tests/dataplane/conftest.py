@@ -38,24 +38,6 @@ def knobs() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def other_node(
-    world: World,
-    own_redis: RedisProcess,
-    knobs: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[GatewayProcess]:
-    """A second gateway with the same keys, as behind one load balancer."""
-    directory = tmp_path_factory.mktemp("other-node")
-    gateway = GatewayProcess(
-        directory, redis_url=own_redis.url, dispatch_ring=world.standin.dispatch_ring, **knobs
-    )
-    gateway.environ["SMCP_DATAPLANE_KEYS"] = world.gateway.sealing_ring
-    gateway.start()
-    yield gateway
-    gateway.stop()
-
-
-@pytest.fixture(scope="module")
 def world(
     directory: Path, own_redis: RedisProcess, standin: StandInProcess, knobs: dict[str, str]
 ) -> Iterator[World]:
@@ -68,3 +50,15 @@ def world(
         yield World(gateway, standin, publisher, http)
     gateway.stop()
     publisher.close()
+
+
+@pytest.fixture(scope="module")
+def other_node(
+    world: World, own_redis: RedisProcess, tmp_path_factory: pytest.TempPathFactory, knobs: dict[str, str]
+) -> Iterator[GatewayProcess]:
+    """A second gateway with the same keys, as behind one load balancer."""
+    directory = tmp_path_factory.mktemp("other-node")
+    gateway = world.gateway.sibling(directory, redis_url=own_redis.url, **knobs)
+    gateway.start()
+    yield gateway
+    gateway.stop()

@@ -281,6 +281,13 @@ class GatewayProcess(Spawned):
     def admin_url(self) -> str:
         return f"http://127.0.0.1:{self.admin_port}"
 
+    def sibling(self, directory: Path, *, redis_url: str, **knobs: str) -> GatewayProcess:
+        """Another node, not started: same keys, same installation."""
+        dispatch_ring = self.environ["SMCP_DISPATCH_KEYS"]
+        node = GatewayProcess(directory, redis_url=redis_url, dispatch_ring=dispatch_ring, **knobs)
+        node.environ["SMCP_DATAPLANE_KEYS"] = node.sealing_ring = self.sealing_ring
+        return node
+
     def start(self) -> None:
         self.spawn()
         self.wait_http(f"{self.admin_url}/readyz")
@@ -481,11 +488,11 @@ def events_of(text: str) -> list[dict[str, Any]]:
 
 
 def next_event(lines: Iterator[str]) -> dict[str, str]:
-    """The fields of the next event that has data; comments are passed over."""
+    """The fields of the next event that has data; comments, and events that only mark a place, are passed over."""
     fields: dict[str, str] = {}
     for line in lines:
         if not line:
-            if "data" in fields:
+            if fields.get("data"):
                 return fields
             fields = {}
         elif not line.startswith(":"):

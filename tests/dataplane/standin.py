@@ -93,6 +93,35 @@ class Control:
         return None
 
 
+class Run:
+    """A call that goes on whoever listens: its events stay, so that any connection can have what came after one of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: list[dict[str, Any]] = []
+        self.is_over = False
+        self.news = asyncio.Condition()
+
+    async def add(self, message: dict[str, Any], *, is_last: bool = False) -> None:
+        async with self.news:
+            self.events.append(message)
+            self.is_over = is_last
+            self.news.notify_all()
+
+    async def tell(self, send: Send, *, after: int, most: int = 1_000_000) -> None:
+        """At most `most` events after number `after`, as they come, with their numbers as ids."""
+        at, end = after, after + most
+        while at < end:
+            async with self.news:
+                while len(self.events) <= at and not self.is_over:
+                    await self.news.wait()
+            if at >= len(self.events):
+                break
+            at += 1
+            await event(send, self.events[at - 1], event_id=f"{self.name} {at}")
+        await end_stream(send)
+
+
 class Scripted:
     """An MCP server that does as it is told by the arguments of a tool call."""
 
@@ -100,6 +129,8 @@ class Scripted:
         self._control = control
         self._sessions: dict[str, str] = {}
         self._sessions_of: Counter[str] = Counter()
+        self._runs: dict[str, Run] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
     async def __call__(
@@ -137,6 +168,9 @@ class Scripted:
             return
         await begin_stream(send)
         last = entry["headers"].get("last-event-id")
+        if last and (run := self._runs.get(last.partition(" ")[0])):
+            await run.tell(send, after=int(last.partition(" ")[2]))
+            return
         number = int(last.removeprefix("ev ")) + 1 if last else 1
         gone = asyncio.create_task(self._until_disconnect(entry, receive))
         while await self._may_go_on("get", gone):
@@ -237,6 +271,13 @@ class Scripted:
                 await answer(send, 200, result_body(message["id"], {"content": []}))
             case "stream":
                 await self._stream(message, asked, entry, receive, send)
+            case "durable":
+                run = self._runs[asked["run"]] = Run(asked["run"])
+                task = asyncio.create_task(self._carry_out(run, message["id"], asked))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+                await begin_stream(send)
+                await run.tell(send, after=0, most=asked.get("closes_after", 1_000_000))
             case "raw_stream":
                 await begin_stream(send, asked.get("headers", []))
                 for piece in asked["pieces"]:
@@ -273,6 +314,16 @@ class Scripted:
             await end_stream(send)
         finally:
             gone.cancel()
+
+    async def _carry_out(self, run: Run, request_id: Any, asked: dict[str, Any]) -> None:
+        """`count` notifications, each on a permit, then the answer."""
+        for at in range(asked["count"]):
+            await self._control.permit(run.name).acquire()
+            params = {"progressToken": 1, "progress": at}
+            await run.add({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+        await self._control.permit(run.name).acquire()
+        text = [{"type": "text", "text": f"{run.name} is done"}]
+        await run.add(result(request_id, {"content": text}), is_last=True)
 
     async def _until_disconnect(self, entry: dict[str, Any], receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -135,15 +135,12 @@ def test_a_listening_stream_is_opened_on_the_new_session(world: World) -> None:
 def test_who_resumes_a_call_of_a_lost_session_is_told_that_it_is_lost(world: World) -> None:
     route = world.server("heal-resume", world.target("scripted-stateful"))
     caller = world.caller(route)
-    call = request(
-        "tools/call",
-        {"name": "stream", "arguments": {"count": 2, "permit": "never", "id": "ev {}"}},
-        request_id="long",
-    )
-    world.standin.go("never")
-    with caller.stream(body=call) as response:
-        last = next_event(response.iter_lines())["id"]
-    world.standin.go("never")
+    polled = 'id: ev 1\ndata: {"jsonrpc":"2.0","method":"notifications/progress"}\n\n'
+    arguments = {"name": "raw_stream", "arguments": {"pieces": [polled]}}
+    with caller.stream(body=request("tools/call", arguments, request_id="long")) as response:
+        lines = response.iter_lines()
+        last = next_event(lines)["id"]
+        assert next_event(lines) == {}
     lose(world, route, caller)
     with caller.stream("GET", last_event_id=last) as response:
         assert response.status_code == 200

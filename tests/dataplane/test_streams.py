@@ -39,8 +39,8 @@ def test_a_silent_server_does_not_make_a_silent_stream(world: World) -> None:
     caller = world.caller(world.server("stream-alive", limits=Limits(stream_idle_s=5)))
     with caller.stream(body=call_of("stream", count=1, permit="alive")) as response:
         lines = response.iter_lines()
-        comments = [next(lines) for _ in range(4)]
-        assert comments == [": keep-alive", ""] * 2
+        told = [next(lines) for _ in range(12)]
+        assert told.count(": keep-alive") >= 3  # besides a place to come back to
         world.standin.go("alive")
         assert next_event(lines)
 
@@ -74,7 +74,9 @@ def test_a_stream_that_ends_without_its_answer_ends_in_an_error(world: World) ->
 def test_a_stream_the_client_can_resume_ends_without_one(world: World) -> None:
     caller = world.caller(world.server("stream-poll"))
     response = caller.call("raw_stream", pieces=["id: a\nretry: 10\ndata: \n\n"])
-    assert response.text.splitlines()[:3] == ["event: message", "id: u1.YQ.MQ", "retry: 100"]
+    lines = response.text.splitlines()
+    assert lines[1].startswith("id: r1.")
+    assert (lines[0], lines[2]) == ("event: message", "retry: 100")
     assert events_of(response.text) == []
 
 
@@ -84,6 +86,7 @@ def test_an_older_client_is_spared_events_without_data(world: World) -> None:
     answer = 'id: b\ndata: {"jsonrpc":"2.0","id":1,"result":{}}\n\n'
     response = caller.call("raw_stream", pieces=["id: a\ndata: \n\n", answer])
     assert "id: u1.YQ" not in response.text
+    assert "data: \n" not in response.text
     assert events_of(response.text)[-1]["result"] == {}
 
 

@@ -23,6 +23,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -37,35 +38,33 @@ from hosting.dataplane.forwarding.journal_scripts import (
     FORGET_LUA,
     FULL,
     GONE,
+    LIFE_S,
     LOST,
+    MAX_BYTES,
     READ_LUA,
     RELEASE_LUA,
 )
 from hosting.dataplane.protocol.errors import JsonRpcId
 from hosting.dataplane.protocol.event_ids import Numbering
-from hosting.dataplane.sessions.seal import NotSealed
+from hosting.dataplane.sessions.seal import NotSealed, SaltedSeal
 from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.telemetry.logs import Damper
 from hosting.dataplane.telemetry.metrics import Metrics
 
-LIFE_S = 600  # of an event, and of a log that nobody appends to
-MAX_EVENTS = 512  # of one log; the oldest go first
-MAX_BYTES = 1024 * 1024  # likewise, sealed
-MAX_LOGS = 32  # of one session
-LEASE_S = 6.0  # after which an owner that is not heard of is dead
 BEAT_S = 2.0
 BEAT_LOGS = 100  # in one round trip
 PAGE_EVENTS = 128
+LOOK_AGAIN_S = 0.5
+SEALS = 4096  # of sessions, kept because deriving a key costs more than using it
 
 Ending = Literal["", "done", "lost"]  # "lost": the answer was too large to be kept
 State = Literal["live", "dead", "done", "lost"]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """One event. Without data it only marks a place. `position` is the id under which its server can resume after it."""
+    """One event. Without data it only marks a place."""
 
     data: bytes
-    position: bytes = b""
     retry_ms: int | None = None
 
 
@@ -87,6 +86,11 @@ class Page:
     last: int  # the highest sequence there is
     has_more: bool  # read on before you believe `state`
 
+    @property
+    def size(self) -> int:
+        """Bytes of its events."""
+        return sum(len(record.data) for _, record in self.events)
+
 
 class Journal:
     """One per process."""
@@ -103,7 +107,7 @@ class Journal:
         self.redis = JournalRedis(redis_url, metrics)
         self.tenant_bytes = tenant_bytes
         self._keys = Keys(installation)
-        self._ring = ring
+        self._seal_of = lru_cache(maxsize=SEALS)(lambda jti: SaltedSeal(ring, "journal", jti))
         self._open: dict[str, Log] = {}
         self._damper = Damper()
 
@@ -121,12 +125,12 @@ class Journal:
     ) -> Log:
         """For a stream that answers `requests`, or listens (none)."""
         about = About(tuple(requests), session.release, session.upstream_id)
-        place = Place(self._keys, self._ring, session, route, secrets.token_hex(8))
+        place = Place(self._keys, self._seal_of, session, route, secrets.token_hex(8))
         return Log(self, place, about)
 
     async def read(self, session: Session, route: Route, stream: str, *, after: int) -> Page | None:
         """None: there is no such log of this session. Raises JournalAway."""
-        place = Place(self._keys, self._ring, session, route, stream)
+        place = Place(self._keys, self._seal_of, session, route, stream)
         told = await self.redis.ask(READ_LUA, [place.log, place.meta, place.owner], [after, PAGE_EVENTS])
         if told is None:
             return None
@@ -146,7 +150,7 @@ class Journal:
         if log is not None and log.is_of(session):
             log.on_asked()
             return
-        place = Place(self._keys, self._ring, session, route, stream)
+        place = Place(self._keys, self._seal_of, session, route, stream)
         await self.redis.attempt(ASK_LUA, [place.meta], [int(time.time() * 1000)])
 
     async def claim(
@@ -162,10 +166,9 @@ class Journal:
 
         None when somebody else was first, or it is over. Raises JournalAway.
         """
-        place = Place(self._keys, self._ring, session, route, stream)
+        place = Place(self._keys, self._seal_of, session, route, stream)
         log = Log(self, place, about)
-        args = [log.token, int(LEASE_S * 1000), LIFE_S]
-        told = await self.redis.ask(CLAIM_LUA, [place.meta, place.owner], args)
+        told = await self.redis.ask(CLAIM_LUA, [place.meta, place.owner], [log.token])
         if isinstance(told, int):
             return None
         sequence, position = told
@@ -177,7 +180,7 @@ class Journal:
 
     async def forget(self, session: Session, route: Route) -> None:
         """Removes all logs of a session: nobody can replay them any more."""
-        place = Place(self._keys, self._ring, session, route, "")
+        place = Place(self._keys, self._seal_of, session, route, "")
         await self.redis.attempt(FORGET_LUA, [place.index], [place.log])
 
     async def run(self) -> None:
@@ -200,8 +203,7 @@ class Journal:
 
     async def _beat(self, logs: list[Log]) -> None:
         keys = [key for log in logs for key in log.beat_keys]
-        args = [int(LEASE_S * 1000), LIFE_S, *(log.token for log in logs)]
-        told = await self.redis.attempt(BEAT_LUA, keys, args)
+        told = await self.redis.attempt(BEAT_LUA, keys, [log.token for log in logs])
         for log, said in zip(logs, told or (), strict=False):
             log.hear(said)
 
@@ -213,7 +215,7 @@ class Log:
         self.token = secrets.token_hex(8)
         self.on_asked = _nothing  # the client has come back elsewhere: write no more to it, but go on
         self.on_lost = _nothing  # another node goes on: stop
-        self.position = b""  # the server's id of the last event it has an id for
+        self.position = b""  # as last appended
         self._journal = journal
         self._place = place
         self._about = about
@@ -239,8 +241,19 @@ class Log:
         self._sequence, self.position, self._is_open = sequence, position, True
         self._journal.opened(self, self._place.stream)
 
-    async def append(self, records: Sequence[Record], *, ends: Ending = "") -> list[bytes | None]:
-        """Event ids for `records`, None for those that are not kept. With `ends` nothing more can be appended."""
+    async def append(
+        self,
+        records: Sequence[Record],
+        *,
+        position: bytes = b"",
+        ends: Ending = "",
+        patience_s: float = 0.0,
+    ) -> list[bytes | None]:
+        """Event ids for `records`, None for those that are not kept. With `ends` nothing more can be appended.
+
+        `position`: the id with which the server behind can be asked for what follows, where it gives such ids. `patience_s`: with a
+        Redis that is away, where nobody waits for the events.
+        """
         first = self._sequence + 1
         self._sequence += len(records)
         if self._is_closed:
@@ -250,11 +263,12 @@ class Log:
         if len(kept) < len(records):
             self._journal.redis.unlogged("large", len(records) - len(kept))
             ending = "" if self.position else "lost"  # a server that keeps its events can be asked again
+        else:
+            self.position = position or self.position
         sealed: list[Any] = []
         for n, record in kept.items():
-            self.position = record.position or self.position
             sealed += [first + n, self._place.seal(msgspec.msgpack.encode(record), str(first + n))]
-        is_kept = await self._append(sealed, len(kept), ending if ends else "")
+        is_kept = await self._append(sealed, len(kept), ending if ends else "", patience_s)
         if ends and ending:
             self._close()
         elif ends:
@@ -276,18 +290,22 @@ class Log:
             self._asked = said
             self.on_asked()
 
-    async def _append(self, sealed: list[Any], count: int, ends: Ending) -> bool:
+    async def _append(self, sealed: list[Any], count: int, ends: Ending, patience_s: float) -> bool:
         place, now = self._place, round(time.time(), 3)
         about = b"" if self._is_open else place.seal(msgspec.msgpack.encode(self._about), "about")
         position = place.seal(self.position, "position") if self.position and sealed else b""
-        args = [self.token, int(LEASE_S * 1000), LIFE_S, MAX_EVENTS, MAX_BYTES, self._journal.tenant_bytes]
-        args += [now, MAX_LOGS, place.log.removesuffix(place.stream), place.stream, about, position, ends]
-        keys = [place.log, place.meta, place.owner, place.index, *place.logged(int(now), LIFE_S)]
-        try:
-            told = await self._journal.redis.ask(APPEND_LUA, keys, args + sealed)
-        except JournalAway as away:
-            self._journal.redis.unlogged(away.reason, count)
-            return away.is_unsure
+        args = [self.token, self._journal.tenant_bytes, now, about, position, ends]
+        keys = [place.log, place.index, *place.logged(int(now), LIFE_S)]
+        patient_until = time.monotonic() + patience_s
+        while True:
+            try:
+                told = await self._journal.redis.ask(APPEND_LUA, keys, args + sealed)
+                break
+            except JournalAway as away:
+                if time.monotonic() >= patient_until:
+                    self._journal.redis.unlogged(away.reason, count)
+                    return away.is_unsure
+            await asyncio.sleep(LOOK_AGAIN_S)
         if told in {LOST, GONE}:
             self._journal.redis.unlogged("gone", count)
             self._lose(told)

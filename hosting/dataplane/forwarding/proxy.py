@@ -19,6 +19,8 @@ import msgspec
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
 from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.forwarding.asking import MAX_ERROR_BYTES, Asker
+from hosting.dataplane.forwarding.client_end import ClientEnd
+from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.relay import Relay
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
@@ -46,11 +48,13 @@ class Proxy:
         settings: Settings,
         sender: Sender,
         asker: Asker,
+        journal: Journal,
         streams: Streams,
         reports: Reports,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._journal = journal
         self._sender = sender
         self._asker = asker
         self._streams = streams
@@ -92,18 +96,10 @@ class Proxy:
             and answer.content_type == "text/event-stream"
             and (plan.ids or plan.is_listening)
         ):
-            relay = Relay(
-                call,
-                plan,
-                answer,
-                settings=self._settings,
-                metrics=self._metrics,
-                pace=self._streams.pace_of(call.route.tenant),
-            )
+            relay = self._relay(call, plan, answer)
             await relay.prepare()
             record.done(response_bytes=0)
-            async with self._streams.open(call, plan.target.release, relay):
-                await relay.run(on_sent=lambda size: self._streamed(call, plan, size))
+            await self.stream(call, plan, relay)
             return
         if not plan.ids and not plan.is_listening:
             await self._accept(call, plan, answer, record)
@@ -134,6 +130,30 @@ class Proxy:
         record.done(response_bytes=len(body))
         await call.exchange.answer_whole(
             200, (*JSON, *call.extra, *headers), body, timeout_s=self._settings.stalled_client_s
+        )
+
+    async def stream(self, call: Call, plan: Plan, stream: ClientEnd) -> None:
+        """Until its end. Raises nothing of the client's or server's doing."""
+        async with self._streams.open(call, plan.target.release, stream):
+            await stream.run(on_sent=lambda size: self._streamed(call, plan, size))
+
+    async def go_on(self, call: Call, plan: Plan, answer: Answer, log: Log | None) -> None:
+        """With a stream that another node began, where the client has come back."""
+        try:
+            await self.stream(call, plan, self._relay(call, plan, answer, log))
+        finally:
+            answer.close()
+
+    def _relay(self, call: Call, plan: Plan, answer: Answer, log: Log | None = None) -> Relay:
+        return Relay(
+            call,
+            plan,
+            answer,
+            settings=self._settings,
+            metrics=self._metrics,
+            pace=self._streams.pace_of(call.route.tenant),
+            journal=self._journal,
+            log=log,
         )
 
     async def _pass_on(self, call: Call, plan: Plan, answer: Answer, record: _Record) -> None:

@@ -4,88 +4,90 @@ Each event that holds a JSON-RPC message goes on at once; anything else is dropp
 client gets comments, so that nothing between cuts the connection. A client that reads slowly slows the server down; one that
 does not read at all is given up. The stream of a request ends with its answer, or with an honest error in its place.
 
-The client leaves: a modern request, and any stream nobody is owed an answer on, is closed upstream; a legacy request goes on
-being read to its answer, which is then dropped (it is not kept for resumption; a server that keeps its own events can be
-asked again by Last-Event-ID). The gateway shuts down: listening streams end at once, requests when they must.
+A legacy stream that lasts is logged (`journal.py`): every event before it is sent, so that the client can come back for the rest to any
+node. It lasts when its first bytes do not bring the answer, or when none come for PRIME_AFTER_S: then the client is given a place to
+come back to, an event without data (from 2025-11-25 on; older clients fail on it, and can come back once they were sent an event). What
+is answered at once costs no round trip to Redis.
+
+The client leaves: a modern request, and any stream nobody is owed an answer on, is closed upstream; a legacy request goes on being read
+and logged, for UNREAD_S, and longer while somebody waits for it at another connection. The gateway shuts down: listening streams end at
+once, requests when they must; where the server can be asked again by another node, the client is told to come back instead of an error.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from hosting.dataplane.call import EVENTS, Call, Plan
-from hosting.dataplane.contract import Era
-from hosting.dataplane.door.exchange import ClientGone
-from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.forwarding.client_end import ClientEnd
+from hosting.dataplane.forwarding.journal import Journal, Log
+from hosting.dataplane.forwarding.journal_scripts import LIFE_S
+from hosting.dataplane.forwarding.keeping import Keeping, bounded_retry
+from hosting.dataplane.forwarding.outlet import RECONNECT_MS, end_of_listening
 from hosting.dataplane.forwarding.pace import Pace
-from hosting.dataplane.forwarding.streams import StopReason, is_admitted
+from hosting.dataplane.forwarding.streams import StopReason
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
-from hosting.dataplane.protocol.era import META_SUBSCRIPTION, Spoken, hear
+from hosting.dataplane.protocol.era import Spoken, hear
 from hosting.dataplane.protocol.errors import (
     ACCESS_ENDED,
     ANSWER_CUT,
     ANSWER_TIMEOUT,
     ANSWER_TOO_LARGE,
     DRAINING,
-    Headers,
     JsonRpcId,
     Kind,
     Refusal,
     error_body,
 )
-from hosting.dataplane.protocol.event_ids import wrap_event_id
 from hosting.dataplane.protocol.sse import KEEPALIVE, Event, EventParser, EventTooLarge, encode_event
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.metrics import Metrics
 
-RETRY_MS = (100, 60_000)  # what a server may ask of clients
-RECONNECT_MS = 1000  # what we ask of them when we shut down
 LINGER_S = (
     0.5  # for the server to end a stream whose answer has come, so that its connection can be used again
 )
 HELD_EVENT_BYTES = 512  # what an event that waits costs besides its data
-UNREAD_ANSWER_S = 120.0  # how long a legacy request is read on for a client who left
+UNREAD_S = LIFE_S  # how long a request is read on for a client who left and can come back
+UNRESUMABLE_S = 120.0  # and for one who cannot: its server may still do what it was asked
+PRIME_AFTER_S = 0.5  # few connections break that early, and most calls are over by then
 
 _Heard = tuple[Event, list[Spoken]]
 _NAMES = frozenset((b"message", b""))
 
 
-class Relay:
-    """One stream. `prepare` before the head is sent, then `run`."""
+class Relay(ClientEnd):
+    """One stream. `prepare` before the head is sent, then `run`. `log`: of a stream that another node began."""
 
     def __init__(
-        self, call: Call, plan: Plan, answer: Answer, *, settings: Settings, metrics: Metrics, pace: Pace
+        self,
+        call: Call,
+        plan: Plan,
+        answer: Answer,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        pace: Pace,
+        journal: Journal,
+        log: Log | None = None,
     ) -> None:
-        self._call = call
-        self._plan = plan
+        super().__init__(call, plan, settings)
         self._answer = answer
-        self._settings = settings
         self._metrics = metrics
         self._pace = pace
+        self._keeping = Keeping(call, plan, journal, stop=self.stop, log=log)
         self._parser = EventParser(call.route.limits.event_bytes)
         self._left: set[JsonRpcId] = set(plan.ids)
-        self._headers: Headers = ()
         self._held: list[_Heard] = []
         self._held_bytes = 0
-        self._is_resumable = False
-        self._is_client_gone = False
-        self._task: asyncio.Task[object] | None = None
-        self._stop: StopReason | None = None
+        self._unread_until = 0.0
 
     @property
-    def era(self) -> Era:
-        return self._call.era
-
-    @property
-    def is_listening(self) -> bool:
-        return self._plan.is_listening
-
-    def is_admitted(self, table: Table) -> bool:
-        return is_admitted(self._call, self._plan.session, table)
+    def outlives_client(self) -> bool:
+        return self.era == "legacy" and not self.is_listening
 
     async def prepare(self) -> None:
         """For `initialize`: the head needs the session id, so the answer is awaited first. Raises Refusal, UpstreamFailure."""
@@ -111,70 +113,45 @@ class Relay:
                     self._headers = open_session(result, self._answer.session_id)
 
     def stop(self, reason: StopReason) -> None:
-        """Ends the stream from outside: a legacy request survives its client, nothing survives the drain."""
-        if reason == "client_gone" and self.era == "legacy" and not self.is_listening:
-            self._is_client_gone = True
-            return
-        if self._stop is None and self._task is not None:
-            self._stop = reason
-            self._task.cancel()
+        self._unread_until = 0.0  # whoever left now, or waits elsewhere, may want the answer
+        super().stop(reason)
 
     async def run(self, on_sent: Callable[[int], None]) -> None:
-        """Until the answer, the end, or a stop. Raises nothing of the client's or server's doing."""
-        self._task = asyncio.current_task()
-        exchange = self._call.exchange
-        watcher = asyncio.create_task(exchange.wait_gone())
-        watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop("client_gone"))
-        expiry = self._end_with_key()
         try:
-            await exchange.begin(200, (*EVENTS, *self._call.extra, *self._headers))
-            problem = await self._pump(on_sent)
-            if problem is not None:
-                await self._send_errors(problem)
-        except asyncio.CancelledError:
-            if self._stop is None:
-                raise
-            if self._task is not None:
-                self._task.uncancel()
-            if self._stop == "drain":
-                await self._say_farewell()
-            elif self._stop == "revoked":
-                await self._send_errors(ACCESS_ENDED)
-        except ClientGone:
-            self._stop = "client_gone"
+            await super().run(on_sent)
         finally:
-            watcher.cancel()
-            if expiry is not None:
-                expiry.cancel()
-            self._task = None
-        if not self._is_client_gone and self._stop != "client_gone":
-            await exchange.end()
+            await self._keeping.release()
         await self._let_linger()
 
-    def _end_with_key(self) -> asyncio.TimerHandle | None:
-        """A stream must not outlive what opened it, whether that was taken away or ran out."""
-        expires_at = self._call.caller.expires_at
-        if expires_at is None:
-            return None
-        return asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self.stop, "revoked")
+    async def fill(self, on_sent: Callable[[int], None]) -> None:
+        problem = await self._pump(on_sent)
+        if problem is not None:
+            await self._send_errors(problem)
+
+    async def told_to_stop(self, reason: StopReason) -> None:
+        if reason == "drain":
+            await self._say_farewell()
+        elif reason == "revoked":
+            await self._send_errors(ACCESS_ENDED)
+        await self._keeping.release()
 
     async def _pump(self, on_sent: Callable[[int], None]) -> Kind | None:
         """Copies until the stream has done its duty; what went wrong otherwise."""
         limits = self._call.route.limits
         keepalive_s = self._settings.keepalive_s
         heard_at = sent_at = time.monotonic()
-        unread_until = 0.0
+        can_prime = self._plan.passes_empty_events and not self.is_listening and not self._held
+        prime_at = heard_at + PRIME_AFTER_S if can_prime and self._keeping.may_begin else math.inf
         held, self._held = self._held, []
         await self._send(held, on_sent)
         while self._left or self.is_listening:
             now = time.monotonic()
-            if self._is_client_gone:
-                unread_until = unread_until or now + UNREAD_ANSWER_S
-                if now > unread_until:
-                    return None
+            if self._is_client_gone and self._has_waited_for_client(now):
+                return None
             try:
                 await self._pace.rest()
-                piece = await self._answer.next_piece(timeout_s=max(sent_at + keepalive_s - now, 0.001))
+                wait_s = min(sent_at + keepalive_s, prime_at) - now
+                piece = await self._answer.next_piece(timeout_s=max(wait_s, 0.001))
                 events = self._parse(piece) if piece else []
             except UpstreamFailure as exc:
                 return ANSWER_TOO_LARGE if exc.kind == "too_large" else self._ended()
@@ -187,18 +164,27 @@ class Relay:
                 heard_at = now
             elif not self.is_listening and now - heard_at >= limits.stream_idle_s:
                 return ANSWER_TIMEOUT
+            if events or now >= prime_at:
+                prime_at = math.inf
+                if not events and not self._is_client_gone:
+                    await self._prime()
             for heard in events:
                 self._note(heard)
             if await self._send(events, on_sent):
                 sent_at = time.monotonic()
             elif now - sent_at >= keepalive_s:
-                await self._write(KEEPALIVE)
+                await self.write(KEEPALIVE)
                 sent_at = time.monotonic()
         return None
 
+    def _has_waited_for_client(self, now: float) -> bool:
+        wait_s = UNREAD_S if self._keeping.is_logged else UNRESUMABLE_S
+        self._unread_until = self._unread_until or now + wait_s
+        return now > self._unread_until
+
     def _ended(self) -> Kind | None:
         """The server ended the stream: an error is owed to whoever waits and cannot ask again."""
-        return ANSWER_CUT if self._left and not self._is_resumable else None
+        return ANSWER_CUT if self._left and not self._keeping.is_resumable else None
 
     def _parse(self, piece: bytes) -> list[_Heard]:
         """Only what is MCP, or moves the position in the stream. Raises UpstreamFailure (too_large), Refusal (429, 503)."""
@@ -246,51 +232,50 @@ class Relay:
 
     async def _send(self, events: list[_Heard], on_sent: Callable[[int], None]) -> bool:
         """Whether anything went to the client."""
+        plain = [event for event, _ in events]
+        is_over = not self._left and not self.is_listening
+        ids = await self._keeping.ids_for(plain, is_awaited=not self._is_client_gone, ends=is_over)
         began = time.thread_time()
-        written = b"".join(self._rewrite(event) for event, _ in events)
+        written = b"".join(self._rewrite(event, event_id) for event, event_id in zip(plain, ids, strict=True))
         self._pace.charge(time.thread_time() - began)
         if written:
-            await self._write(written)
+            await self.write(written)
             on_sent(len(written))
         return bool(written)
 
-    def _rewrite(self, event: Event) -> bytes:
-        event_id = None
-        if self._plan.passes_event_ids and event.id:
-            event_id = wrap_event_id(event.id, self._plan.stream_of)
-        retry_ms = None if event.retry_ms is None else min(max(event.retry_ms, RETRY_MS[0]), RETRY_MS[1])
-        self._is_resumable = self._is_resumable or event_id is not None
+    def _rewrite(self, event: Event, event_id: bytes | None) -> bytes:
+        retry_ms = bounded_retry(event.retry_ms)
         if not event.name:
             return b"" if retry_ms is None else b"retry: %d\n\n" % retry_ms
         if not event.data and not (self._plan.passes_empty_events and event_id):
             return b""
         return encode_event(event.data, event_id=event_id, retry_ms=retry_ms)
 
-    async def _write(self, data: bytes) -> None:
-        if self._is_client_gone:
-            return
-        try:
-            await self._call.exchange.send(data, timeout_s=self._settings.stalled_client_s)
-        except ClientGone:
-            if self.era == "modern" or self.is_listening:
-                raise
-            self._is_client_gone = True
+    async def _prime(self) -> None:
+        event_id = await self._keeping.prime()
+        if event_id is not None:
+            await self.write(encode_event(b"", event_id=event_id))
 
     async def _send_errors(self, problem: Kind) -> None:
-        for request_id in sorted(self._left, key=str):
-            await self._write(encode_event(error_body(request_id, problem.code, problem.message)))
+        """In the place of the answers that are owed."""
+        errors = [
+            error_body(request_id, problem.code, problem.message)
+            for request_id in sorted(self._left, key=str)
+        ]
+        ids = await self._keeping.ids_for_last(errors)
+        for error, event_id in zip(errors, ids, strict=True):
+            await self.write(encode_event(error, event_id=event_id))
 
     async def _say_farewell(self) -> None:
         """Ends the stream so that the client knows what to do: reconnect, or take the answer for lost."""
         if self.era == "legacy":
-            await self._write(b"retry: %d\n\n" % RECONNECT_MS)
+            await self.write(b"retry: %d\n\n" % RECONNECT_MS)
         if not self.is_listening:
-            await self._send_errors(DRAINING)
+            if not self._keeping.is_resumable:
+                await self._send_errors(DRAINING)
             return
         for request_id in self._left:
-            result = {"resultType": "complete", "_meta": {META_SUBSCRIPTION: request_id}}
-            message = {"jsonrpc": "2.0", "id": request_id, "result": result}
-            await self._write(encode_event(msgspec.json.encode(message)))
+            await self.write(encode_event(end_of_listening(request_id)))
 
     async def _let_linger(self) -> None:
         """After the last answer a well-behaved server ends its stream at once."""

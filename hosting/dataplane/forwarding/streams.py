@@ -14,7 +14,8 @@ from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
 
-StopReason = Literal["client_gone", "drain", "revoked"]
+# "moved": the client has come back at another connection; "lost": another node goes on with the stream.
+StopReason = Literal["client_gone", "drain", "revoked", "moved", "lost"]
 
 
 class Stream(Protocol):

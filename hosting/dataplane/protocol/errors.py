@@ -119,6 +119,22 @@ ANSWER_TOO_LARGE = Kind("answer_too_large", 502, -32603, "the server's answer is
 ANSWER_LOST = Kind(
     "answer_lost", 200, -32603, "the server has lost the session: whether the call was carried out is unknown"
 )
+EVENTS_GONE = Kind(
+    "events_gone", 200, -32603, "this stream is not kept any more: what became of the call is unknown"
+)
+OWNER_GONE = Kind(
+    "owner_gone",
+    200,
+    -32603,
+    "the gateway that carried the call is gone: whether it was carried out is unknown",
+)
+ANSWER_NOT_KEPT = Kind("answer_not_kept", 200, -32603, "the answer was too large to be kept")
+LOG_AWAY = Kind(
+    "log_away",
+    200,
+    -32603,
+    "what was kept of this stream cannot be read now: what became of the call is unknown",
+)
 ANSWER_CUT = Kind("answer_cut", 502, -32603, "the server's answer ended before its end")
 
 INTERNAL = Kind("internal", 500, -32603, "the gateway failed; the error is recorded")

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 ERAS = ("legacy", "modern", "none")
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 
+Outcome = Literal["replayed", "taken_up", "lost", "unknown", "away"]  # of a stream that was resumed
+
 
 class Metrics:
     """One registry per process; children are looked up once and kept."""
@@ -114,7 +116,7 @@ class Metrics:
     def unlogged(self, reason: Literal["away", "full", "tenant", "large", "gone"], count: int) -> None:
         self._unlogged.labels(reason).inc(count)
 
-    def resumed(self, outcome: Literal["replayed", "taken_up", "lost", "unknown", "away"]) -> None:
+    def resumed(self, outcome: Outcome) -> None:
         self._resumed.labels(outcome).inc()
 
     def exposition(self) -> bytes:
