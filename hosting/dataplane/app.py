@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from hosting.dataplane.admin import Admin
+from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.door.server import Server
 from hosting.dataplane.facts.follow import Follower, connect_redis
@@ -113,6 +114,15 @@ class App:
                 settings=settings, journal=self._journal, asker=asker, proxy=proxy, metrics=self._metrics
             ),
             journal=self._journal,
+            to_modern=ToModern(
+                settings=settings,
+                redis=self._redis,
+                mailbox=self._mailbox,
+                renewals=renewals,
+                asker=asker,
+                proxy=proxy,
+                streams=self._streams,
+            ),
             renewals=renewals,
             activity=self._activity,
             streams=self._streams,

@@ -74,6 +74,7 @@ class Plan:
     passes_event_ids: bool = False
     passes_empty_events: bool = False
     open_session: Callable[[bytes, str], Headers] | None = None
+    leg: Era = "legacy"  # which era this session speaks upstream; not looked at where there is no session
     sent_bytes: int = 0
 
     @property

@@ -11,10 +11,12 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from hosting.dataplane.bridges.legs import set_leg_of_legacy_client
+from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
-from hosting.dataplane.contract import Route
+from hosting.dataplane.contract import Route, Target
 from hosting.dataplane.door.auth import Caller, authenticate
 from hosting.dataplane.door.exchange import ClientGone, Exchange
 from hosting.dataplane.door.held import Holdings, Share
@@ -23,6 +25,7 @@ from hosting.dataplane.eras.legacy import Legacy, tombstone
 from hosting.dataplane.eras.modern import plan_post as plan_modern_post
 from hosting.dataplane.eras.modern import refuse_method as refuse_modern_method
 from hosting.dataplane.facts.addresses import Hosts, split_host
+from hosting.dataplane.facts.buckets import choose_target
 from hosting.dataplane.facts.follow import Follower
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.journal import Journal
@@ -72,6 +75,7 @@ class Gateway:
         proxy: Proxy,
         resumer: Resumer,
         journal: Journal,
+        to_modern: ToModern,
         renewals: Renewals,
         activity: Activity,
         streams: Streams,
@@ -84,6 +88,7 @@ class Gateway:
         self._proxy = proxy
         self._resumer = resumer
         self._journal = journal
+        self._to_modern = to_modern
         self._streams = streams
         self._reports = reports
         self._metrics = metrics
@@ -230,11 +235,15 @@ class Gateway:
             await self._proxy.forward(call, plan)
             return
         plan = self._legacy.plan_post(call, table, parsed, body)
-        del body
+        set_leg_of_legacy_client(plan, heals=call.route.heals)
         await self._check_open(call, plan.session, plan.first_id)
-        await self._note(call, plan)
         try:
-            await self._forward(call, plan)
+            with self._in_use(call, plan):
+                if plan.leg == "modern" and await self._to_modern.post(call, plan, body):
+                    return
+                del body
+                await self._note(call, plan)
+                await self._proxy.forward(call, plan)
         except Refusal as refusal:
             if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
                 self._end_session(call, table, plan.session)  # the server has forgotten it: so do we
@@ -250,18 +259,11 @@ class Gateway:
         if not await self._activity.is_open(session, call.route, call.now):
             raise Refusal(UNKNOWN_SESSION, request_id=request_id)
 
-    async def _forward(self, call: Call, plan: Plan) -> None:
+    def _in_use(self, call: Call, plan: Plan) -> AbstractContextManager[None]:
+        """Around carrying a request of a session's, so that it does not fall idle meanwhile."""
         if plan.session is None or call.is_probe:
-            await self._carry(call, plan)
-            return
-        with self._activity.using(plan.session, call.route, call.caller.principal):
-            await self._carry(call, plan)
-
-    async def _carry(self, call: Call, plan: Plan) -> None:
-        if plan.after is not None:
-            await self._resumer.resume(call, plan, plan.after)
-        else:
-            await self._proxy.forward(call, plan)
+            return nullcontext()
+        return self._activity.using(plan.session, call.route, call.caller.principal)
 
     async def _note(self, call: Call, plan: Plan) -> None:
         """What a new session of the server's would have to be told, should it lose this one."""
@@ -273,9 +275,16 @@ class Gateway:
 
     async def _listen(self, call: Call, table: Table) -> None:
         plan = self._legacy.plan_get(call, table)
+        set_leg_of_legacy_client(plan, heals=call.route.heals)
         await self._check_open(call, plan.session)
         try:
-            await self._forward(call, plan)
+            with self._in_use(call, plan):
+                if plan.leg == "modern":
+                    await self._to_modern.listen(call, plan, lambda: self._modern_target(call, plan))
+                elif plan.after is not None:
+                    await self._resumer.resume(call, plan, plan.after)
+                else:
+                    await self._proxy.forward(call, plan)
         except Refusal as refusal:
             if refusal.kind is UNKNOWN_SESSION and plan.session is not None:
                 self._end_session(call, table, plan.session)
@@ -285,12 +294,26 @@ class Gateway:
             await call.exchange.send(encode_event(refusal.body()), timeout_s=self._settings.stalled_client_s)
             await call.exchange.end()
 
+    def _modern_target(self, call: Call, plan: Plan) -> Target | None:
+        """Where the session of a stream belongs now, while a modern server is there."""
+        route = self._follower.table.route_now(call.route) if self._follower.table is not None else call.route
+        if route is None or plan.session is None:
+            return None
+        try:
+            target = choose_target(route, sticky=call.caller.sticky, release=plan.session.release)
+        except Refusal:
+            return plan.target  # nothing is deployed for a moment
+        now = Plan(target, "GET", {}, None, session=plan.session)
+        set_leg_of_legacy_client(now, heals=True)
+        return target if now.leg == "modern" else None
+
     async def _delete(self, call: Call, table: Table) -> None:
         """Ends the session here and everywhere, then tells the server, whose answer changes nothing."""
         session = self._legacy.session_of(call, table)
         await self._check_open(call, session)
-        if session.upstream_id:
+        if session.upstream_id or session.leg == "modern":
             session = await self._renewals.close(session, call.route)
+            self._to_modern.forget(session, call)
         self._end_session(call, table, session)
         await self._journal.forget(session, call.route)
         plan = self._legacy.plan_delete(call, session)

@@ -47,6 +47,7 @@ class Settings:
     session_idle_s: float = 24 * 3600.0  # a session that nobody used for this long is over
     body_timeout_s: float = 30.0
     stalled_client_s: float = 60.0
+    question_s: float = 600.0  # for a client's user to answer what a server asks
     max_in_flight: int = 20_000
     max_held_bytes: int = 512 * 1024 * 1024  # of requests and answers that are held in memory
     max_tenant_held_bytes: int = 64 * 1024 * 1024
@@ -135,6 +136,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         session_idle_s=number("SMCP_GATEWAY_SESSION_IDLE_S", 24 * 3600, at_least=1),
         body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
         stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
+        question_s=number("SMCP_GATEWAY_QUESTION_S", 600, at_least=0.1),
         max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),
         max_held_bytes=int(number("SMCP_GATEWAY_MAX_HELD_BYTES", 512 * 1024 * 1024, at_least=MIN_HELD_BYTES)),
         max_tenant_held_bytes=int(

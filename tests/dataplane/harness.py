@@ -319,7 +319,9 @@ class World:
     def target(
         self, script: str = "scripted", *, weight: int = 10_000, release: str = "", **more: Any
     ) -> Target:
-        return Target(script=script, release=release or f"rel-{script}", weight=weight, **more)
+        """One that serves legacy clients in their own era, unless told that it issues no sessions (then the gateway bridges)."""
+        told = {"issues_sessions": True, **more}
+        return Target(script=script, release=release or f"rel-{script}", weight=weight, **told)
 
     def server(
         self,

@@ -5,6 +5,7 @@ SMCP_STANDIN_AUD. The script's name chooses the server:
 
     scripted-…   answers as the call's arguments ask it to, in both eras, keeping sessions where its name ends in `-stateful`
     official     the official Python SDK's server, both eras, with sessions
+    modern-…, official-modern    as `modern_standin.py` says: the modern era only
     broken       on the raw port: whatever bytes the control door was given, sent as they are
 
 What arrived is told at `/_control/seen`; a scripted stream sends its next event when `/_control/go` says so.
@@ -18,7 +19,8 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -27,6 +29,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 
 from hosting.dataplane.contract import unb64url, verify_assertion
+from tests.dataplane.modern_standin import REVISION, ModernScripted, official_modern
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -228,7 +231,7 @@ class Scripted:
             case str(name) if name.endswith("/list"):
                 key = "resourceTemplates" if "templates" in name else name.partition("/")[0]
                 await answer(send, 200, result_body(message["id"], {key: [], "resultType": "complete"}))
-            case "server/discover":
+            case "server/discover" if "-undiscovered" not in entry["script"]:
                 told = {"supportedVersions": ["2026-07-28"], "capabilities": {}, "resultType": "complete"}
                 await answer(send, 200, result_body(message["id"], told))
             case "subscriptions/listen":
@@ -339,14 +342,20 @@ class StandIn:
         self._audience = audience
         self._control = control
         self._scripted = Scripted(control)
-        self.official = official().streamable_http_app(
-            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
-        )
+        self._modern = ModernScripted(control)
+        security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        self.official = official().streamable_http_app(transport_security=security)
+        self.official_modern = official_modern().streamable_http_app(transport_security=security)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with (
+            self.official.router.lifespan_context(self.official),
+            self.official_modern.router.lifespan_context(self.official_modern),
+        ):
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.official(scope, receive, send)  # type: ignore[arg-type]
-            return
         if scope["path"].startswith("/_control/"):
             told = await self._control(scope["path"], await read(receive))
             await answer(send, 404 if told is None else 200, json.dumps(told).encode())
@@ -370,10 +379,21 @@ class StandIn:
         self._control.seen.append(entry)
         if assertion.wrk == "official":
             await self.official(scope, receive, send)  # type: ignore[arg-type]
+        elif assertion.wrk == "official-modern":
+            if headers.get("mcp-protocol-version") == REVISION:
+                await self.official_modern(scope, receive, send)  # type: ignore[arg-type]
+            else:
+                await answer(
+                    send, 405 if scope["method"] != "POST" else 404, error(None, -32601, "modern only")
+                )
         elif assertion.wrk.startswith("scripted"):
             body = await read(receive)
             entry["body"] = body.decode()
             await self._scripted(assertion.wrk, entry, body, receive, send)
+        elif assertion.wrk.startswith("modern-"):
+            body = await read(receive)
+            entry["body"] = body.decode()
+            await self._modern(assertion.wrk, entry, body, receive, send)
         else:
             await answer(send, 404, b"no such script", [("smcp-dispatch-error", "not-found")], "text/plain")
 
@@ -462,8 +482,9 @@ async def main() -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
         timeout_keep_alive=60,
+        lifespan="off",
     )
-    async with raw:
+    async with raw, app.running():
         await uvicorn.Server(config).serve()
 
 

@@ -46,6 +46,7 @@ from hosting.dataplane.sessions.session import (
     UnknownSession,
     capability_bits,
     opened,
+    opened_without_server,
 )
 
 LAST_EVENT_HEADER = "last-event-id"
@@ -137,12 +138,19 @@ class Legacy:
 
         def open_session(result: bytes, upstream_id: str) -> Headers:
             nonlocal session
-            session = opened(
-                session,
-                revision=revision_in(result, message.id),
-                release=target.release,
-                upstream_id=checked_upstream_id(upstream_id, message.id),
-            )
+            revision = revision_in(result, message.id)
+            if plan.leg == "modern":
+                client = message.params.get("clientInfo")
+                session = opened_without_server(
+                    session, revision=revision, release=target.release, client=client
+                )
+            else:
+                session = opened(
+                    session,
+                    revision=revision,
+                    release=target.release,
+                    upstream_id=checked_upstream_id(upstream_id, message.id),
+                )
             plan.session = session
             return ((SESSION_HEADER, self._sessions.mint(session, call.route)),)
 

@@ -134,3 +134,11 @@ def decode_value(value: str | None) -> str | None:
         return raw.decode() if base64.b64encode(raw).decode() == encoded else None
     except (binascii.Error, ValueError):
         return None
+
+
+def encode_value(value: str) -> str:
+    """A text as a header's value: as it is where a header can carry it unchanged, else `=?base64?…?=` of its UTF-8."""
+    is_plain = value.isascii() and value.isprintable() and value == value.strip()
+    if is_plain and not (value.startswith(_SENTINEL[0]) and value.endswith(_SENTINEL[1])):
+        return value
+    return f"{_SENTINEL[0]}{base64.b64encode(value.encode()).decode()}{_SENTINEL[1]}"

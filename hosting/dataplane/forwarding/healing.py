@@ -55,7 +55,7 @@ class Healer:
         session = plan.session
         return (
             session is not None
-            and bool(session.upstream_id)
+            and (bool(session.upstream_id) or plan.is_stranded)
             and plan.open_session is None
             and call.route.heals
             and not call.is_probe
@@ -122,7 +122,7 @@ class Healer:
         upstream_id = await self._initialize(call, lost, target)
         number = last.number + 1 if last is not None else 1
         renewal = Renewal(number=number, at=time.time(), release=target.release, upstream_id=upstream_id)
-        healed = replace(lost, release=target.release, upstream_id=upstream_id)
+        healed = replace(lost, release=target.release, upstream_id=upstream_id, leg="legacy")
         await self._tell(call, healed, target, memory)
         await self._renewals.renew(lost, call.route, renewal)
         self._metrics.healed("healed")
@@ -142,7 +142,7 @@ class Healer:
         now = self._renewals.current(lost, call.route)
         target = self._target(call, now)
         is_usable = (
-            now.upstream_id != lost.upstream_id
+            (now.leg, now.upstream_id) != (lost.leg, lost.upstream_id)
             and now.release == target.release
             and self._sender.may_reach(call, target, now.upstream_id)
         )

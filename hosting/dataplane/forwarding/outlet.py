@@ -72,6 +72,12 @@ class Outlet:
         """Whether anything was written: from then on errors are events."""
         return bool(self._form)
 
+    async def end(self) -> None:
+        """The stream's end, with nothing more to say: for work that was given up at the client's own wish."""
+        await self.begin()
+        if not self._is_client_gone and self._form == "stream":
+            await self._call.exchange.end()
+
     def is_admitted(self, table: Table) -> bool:
         return is_admitted(self._call, self._session, table)
 
@@ -104,6 +110,10 @@ class Outlet:
                 await self._call.exchange.answer_whole(
                     status, headers, message, timeout_s=self._settings.stalled_client_s
                 )
+
+    def forgo(self, request_id: JsonRpcId) -> None:
+        """Nobody waits for this answer any more."""
+        self._left.remove(request_id)
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Until `work` is done or stopped. Raises Refusal, UpstreamFailure of the work's while nothing was written."""

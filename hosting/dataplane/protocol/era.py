@@ -23,9 +23,13 @@ POLLING_REVISION = "2025-11-25"  # the first whose clients bear an event without
 
 PROTOCOL_VERSION_HEADER = "mcp-protocol-version"
 SESSION_HEADER = "mcp-session-id"
-META_VERSION = "io.modelcontextprotocol/protocolVersion"
-META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-META_SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
+META_PREFIX = "io.modelcontextprotocol/"  # of the keys the modern era reserves
+META_VERSION = f"{META_PREFIX}protocolVersion"
+META_CAPABILITIES = f"{META_PREFIX}clientCapabilities"
+META_CLIENT = f"{META_PREFIX}clientInfo"
+META_LEVEL = f"{META_PREFIX}logLevel"
+META_SERVER = f"{META_PREFIX}serverInfo"
+META_SUBSCRIPTION = f"{META_PREFIX}subscriptionId"
 
 LISTEN = "subscriptions/listen"
 LIST_METHODS = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})

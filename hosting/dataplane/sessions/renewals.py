@@ -81,6 +81,7 @@ class Memory:
     renewal: Renewal | None = None
     level: str = ""  # as the client set it
     subscriptions: tuple[str, ...] = ()
+    is_away: bool = False  # Redis could not be asked
 
 
 class Renewals:
@@ -105,9 +106,11 @@ class Renewals:
 
     async def recall(self, session: Session, route: Route) -> Memory:
         """What any node has written down of it."""
-        fields: dict[bytes, bytes] = await self._try(self._redis.hgetall(self._key(session, route)), {})
+        fields: dict[bytes, bytes] | None = await self._try(
+            self._redis.hgetall(self._key(session, route)), None
+        )
         level, subscriptions, renewal = "", [], None
-        for name, sealed in fields.items():
+        for name, sealed in (fields or {}).items():
             plain = self._open(sealed, name.decode(), route.tenant, route.environment, session.handle)
             if plain is None:
                 continue
@@ -120,26 +123,23 @@ class Renewals:
         if renewal is not None:
             self._keep(session, route, renewal)
         known = self._known.get((route.environment, session.jti))
-        return Memory(known, level, tuple(subscriptions))
+        return Memory(known, level, tuple(subscriptions), is_away=fields is None)
 
     async def renew(self, session: Session, route: Route, renewal: Renewal) -> None:
         """From now on `renewal` is the server's session, on every node that comes to ask."""
         self._keep(session, route, renewal)
         await self._write(session, route, _RENEWED, msgspec.json.encode(renewal))
 
-    async def note(self, session: Session, route: Route, method: str, params: Mapping[str, Any]) -> None:
-        """A client's wish that outlives its request (one of NOTED). What the server makes of it does not matter: it will say the
-        same again."""
+    async def note(self, session: Session, route: Route, method: str, params: Mapping[str, Any]) -> bool:
+        """A client's wish that outlives its request (one of NOTED); whether every node will know it. What the server makes of it
+        does not matter: it will say the same again."""
         if method == SET_LEVEL:
             level = _bytes_of(params.get("level"))
-            if level in LEVELS:
-                await self._write(session, route, _LEVEL, level)
-            return
+            return level in LEVELS and await self._write(session, route, _LEVEL, level)
         uri = _bytes_of(params.get("uri"))
         if method == UNSUBSCRIBE:
-            await self._try(self._redis.hdel(self._key(session, route), _field(uri)), 0)
-        elif 0 < len(uri) <= MAX_URI:
-            await self._write(session, route, _field(uri), uri)
+            return await self._try(self._redis.hdel(self._key(session, route), _field(uri)), None) is not None
+        return 0 < len(uri) <= MAX_URI and await self._write(session, route, _field(uri), uri)
 
     async def close(self, session: Session, route: Route) -> Session:
         """The session as it was at the end; nothing of it is kept."""
@@ -209,12 +209,12 @@ class Renewals:
     def _applied(self, session: Session, renewal: Renewal | None) -> Session:
         if renewal is None:
             return session
-        return replace(session, release=renewal.release, upstream_id=renewal.upstream_id)
+        return replace(session, release=renewal.release, upstream_id=renewal.upstream_id, leg="legacy")
 
-    async def _write(self, session: Session, route: Route, name: str, plain: bytes) -> None:
+    async def _write(self, session: Session, route: Route, name: str, plain: bytes) -> bool:
         context = _context(route.tenant, route.environment, session.handle, name)
         args: list[str | int] = [self._kept_ms, MAX_FIELDS, name, self._seal.seal(plain, context)]
-        await self._try(self._remember(keys=[self._key(session, route)], args=args), 0)
+        return bool(await self._try(self._remember(keys=[self._key(session, route)], args=args), 0))
 
     def _open(self, sealed: bytes, name: str, tenant: str, environment: str, handle: str) -> bytes | None:
         if name == IN_USE:

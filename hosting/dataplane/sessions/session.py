@@ -16,15 +16,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from hosting.dataplane.contract import Route
+from hosting.dataplane.contract import Era, Route
 from hosting.dataplane.sessions.seal import NotSealed, Seal, derive_key
 
 MAX_LIFE_S = 30 * 24 * 3600
 MAX_ID = 512
 MAX_UPSTREAM_ID = 256
-_LAYOUT = 1
+MAX_CLIENT_TEXT = 64  # bytes of what a client calls itself, name and version each
+_LAYOUT = 2
 _HEAD = struct.Struct(">B16s8sIIHB")  # layout, jti, principal tag, issued at, expires at, capabilities, leg
-_LEGS = ("legacy", "modern")
+_LEGS: tuple[Era, Era] = ("legacy", "modern")
 
 CAPABILITIES = (
     "roots",
@@ -54,9 +55,11 @@ class Session:
     expires_at: int
     revision: str  # negotiated protocol revision
     capabilities: int  # of the client, bits in the order of CAPABILITIES
-    leg: str  # which era is spoken upstream
+    leg: Era  # which era is spoken upstream
     release: str
     upstream_id: str  # the server's own session id; empty: it has none
+    client_name: str = ""  # as the client calls itself; only kept where a server is told with every request
+    client_version: str = ""
 
     @property
     def handle(self) -> str:
@@ -97,7 +100,10 @@ def _pack(session: Session) -> bytes:
         session.capabilities,
         _LEGS.index(session.leg),
     )
-    texts = [text.encode() for text in (session.revision, session.release)]
+    texts = [
+        text.encode()
+        for text in (session.revision, session.release, session.client_name, session.client_version)
+    ]
     return head + b"".join(bytes((len(text),)) + text for text in texts) + session.upstream_id.encode()
 
 
@@ -106,11 +112,11 @@ def _unpack(plain: bytes) -> Session:
     if layout != _LAYOUT:
         raise ValueError("another layout")
     texts, at = [], _HEAD.size
-    for _ in range(2):
+    for _ in range(4):
         end = at + 1 + plain[at]
         texts.append(plain[at + 1 : end].decode())
         at = end
-    revision, release = texts
+    revision, release, client_name, client_version = texts
     return Session(
         jti,
         principal,
@@ -121,6 +127,8 @@ def _unpack(plain: bytes) -> Session:
         _LEGS[leg],
         release,
         plain[at:].decode(),
+        client_name,
+        client_version,
     )
 
 
@@ -175,6 +183,25 @@ class Sessions:
 def opened(session: Session, *, revision: str, release: str, upstream_id: str) -> Session:
     """The session once its server has answered `initialize`."""
     return replace(session, revision=revision, release=release, upstream_id=upstream_id)
+
+
+def opened_without_server(session: Session, *, revision: str, release: str, client: object) -> Session:
+    """The session of a server that knows of none: every request tells it what `initialize` told us. `client`: as given there."""
+    told = client if isinstance(client, Mapping) else {}
+    return replace(
+        session,
+        leg="modern",
+        revision=revision,
+        release=release,
+        client_name=client_text(told.get("name")),
+        client_version=client_text(told.get("version")),
+    )
+
+
+def client_text(said: object) -> str:
+    """At most MAX_CLIENT_TEXT bytes of it, of whole characters; halves of surrogate pairs are left out."""
+    text = said if isinstance(said, str) else ""
+    return text[:MAX_CLIENT_TEXT].encode(errors="ignore")[:MAX_CLIENT_TEXT].decode(errors="ignore")
 
 
 def _context(route: Route) -> bytes:
