@@ -245,9 +245,9 @@ class Turn:
             if not done:
                 raise Unanswerable("the client did not answer in time")
             for future in done:
-                body = future.result()
+                question, body = waiting.pop(future), future.result()
                 self._way.call.share.take(len(body))
-                answers[waiting.pop(future).key] = read_answer(body)
+                answers[question.key] = read_answer(body)
         return answers
 
 
