@@ -32,11 +32,16 @@ CEILINGS: Final[Mapping[str, int]] = {
     "event_bytes": 16 * 1024 * 1024,
     "connect_timeout_s": 30,
     "answer_timeout_s": 600,
+    "answer_budget_s": 1200,
     "stream_idle_s": 3600,
     "concurrency": 1024,
+    "queue": 1024,
+    "queue_wait_s": 60,
     "requests_per_minute": 100_000,
     "cpu_ms": 300_000,
 }
+#: What may be switched off.
+MAY_BE_ZERO: Final = frozenset({"queue"})
 _NAME_RE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 _PORT_RE = re.compile(r"[1-9][0-9]{0,4}")
 _HOST_RE = re.compile(r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -52,8 +57,16 @@ def check_limits(limits: Mapping[str, Any]) -> None:
             wrong[f"limits.{name}"] = f"Unknown. There are: {', '.join(known)}."
         elif isinstance(value, bool) or not is_number:
             wrong[f"limits.{name}"] = "Must be a whole number." if known[name] is int else "Must be a number."
+        elif name in MAY_BE_ZERO:
+            if not 0 <= value <= CEILINGS[name]:
+                wrong[f"limits.{name}"] = f"Must be at least 0 and at most {CEILINGS[name]}."
         elif not 0 < value <= CEILINGS[name]:
             wrong[f"limits.{name}"] = f"Must be above 0 and at most {CEILINGS[name]}."
+    budget_s = limits.get("answer_budget_s", Limits().answer_budget_s)
+    if not wrong and limits.get("answer_timeout_s", 0) > budget_s:
+        wrong["limits.answer_timeout_s"] = (
+            f"Must not be above answer_budget_s, which is {budget_s:g}: raise that too."
+        )
     _refuse(wrong)
 
 

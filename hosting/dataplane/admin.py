@@ -10,8 +10,15 @@ import msgspec
 from aiohttp import web
 
 from hosting.dataplane.facts.follow import Follower
+from hosting.dataplane.facts.pulse import REDIS_STATES, Pulse, RedisState
 from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.telemetry.metrics import Metrics
+
+DEGRADED: dict[RedisState, str] = {
+    "down": "redis: changes, revocations and reports wait",
+    "slow": "redis: slow, changes and revocations arrive late, sessions heal late",
+    "full": "redis: full, reports, revocations and what sessions remember are not kept",
+}
 
 
 class Admin:
@@ -22,12 +29,14 @@ class Admin:
         *,
         follower: Follower,
         journal: Journal,
+        pulse: Pulse,
         metrics: Metrics,
         node: str,
         is_draining: Callable[[], bool],
     ) -> None:
         self._follower = follower
         self._journal = journal
+        self._pulse = pulse
         self._metrics = metrics
         self._node = node
         self._is_draining = is_draining
@@ -53,9 +62,8 @@ class Admin:
     async def _readyz(self, _: web.Request) -> web.Response:
         """200 while requests are welcome. Without Redis they still are: `degraded` says what is stale then."""
         follower, table = self._follower, self._follower.table
-        degraded = []
-        if not follower.is_connected:
-            degraded.append("redis: changes, revocations and reports wait")
+        redis_state = self._redis_state()
+        degraded = [DEGRADED[redis_state]] if redis_state in DEGRADED else []
         if follower.source == "disk":
             degraded.append("routes: from disk, not confirmed since the start")
         if self._journal.trouble:
@@ -65,8 +73,9 @@ class Admin:
             "ready": is_ready,
             "node": self._node,
             "draining": self._is_draining(),
-            "redis": "up" if follower.is_connected else "down",
-            "redis_trouble": follower.trouble,
+            "redis": redis_state,
+            "redis_trouble": follower.trouble or self._pulse.trouble,
+            "redis_write_s": round(self._pulse.write_s, 3),
             "source": follower.source,
             "degraded": degraded,
             "cursor": table.cursor if table is not None else "",
@@ -76,9 +85,15 @@ class Admin:
         }
         return _json(200 if is_ready else 503, state)
 
+    def _redis_state(self) -> RedisState:
+        return self._pulse.state if self._follower.is_connected else "down"
+
     async def _get_metrics(self, _: web.Request) -> web.Response:
         follower, metrics = self._follower, self._metrics
         metrics.redis_up.set(follower.is_connected)
+        for state in REDIS_STATES:
+            metrics.redis_state.labels(state).set(state == self._redis_state())
+        metrics.redis_seconds.set(self._pulse.write_s)
         metrics.reloads.set(follower.reloads)
         metrics.skipped.set(follower.skipped)
         metrics.changed_at.set(follower.changed_at)

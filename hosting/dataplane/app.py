@@ -17,8 +17,10 @@ from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.door.server import Server
 from hosting.dataplane.facts.follow import Follower, connect_redis
+from hosting.dataplane.facts.pulse import Pulse
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.asking import Asker
+from hosting.dataplane.forwarding.breaker import Breakers
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.farewell import Farewells
 from hosting.dataplane.forwarding.healing import Healer
@@ -85,7 +87,7 @@ class App:
             reports=self._reports,
             metrics=self._metrics,
         )
-        sender = Sender(self._scripts, self._elsewhere, self._links)
+        sender = Sender(self._scripts, self._elsewhere, self._links, Breakers(self._metrics))
         self._farewells = Farewells(
             sender=sender, renewals=renewals, activity=self._activity, table=lambda: self._follower.table
         )
@@ -129,9 +131,11 @@ class App:
             reports=self._reports,
             metrics=self._metrics,
         )
+        self._pulse = Pulse(settings)
         self._admin = Admin(
             follower=self._follower,
             journal=self._journal,
+            pulse=self._pulse,
             metrics=self._metrics,
             node=settings.node,
             is_draining=lambda: self._gateway.is_draining,
@@ -152,6 +156,7 @@ class App:
             await self._scripts.close()
             await self._redis.aclose()
             await self._journal.close()
+            await self._pulse.close()
             await self._admin.close()
 
     async def _serve(self) -> None:
@@ -168,6 +173,7 @@ class App:
             self._activity,
             self._farewells,
             self._journal,
+            self._pulse,
         )
         tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())

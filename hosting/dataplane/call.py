@@ -5,14 +5,17 @@ A Call is the request as the gateway let it in; a Plan is what an era's rules ma
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from hosting.dataplane.contract import Era, Route, Target
 from hosting.dataplane.door.auth import Caller
 from hosting.dataplane.door.exchange import Exchange
 from hosting.dataplane.door.held import Share
+from hosting.dataplane.door.places import Place
 from hosting.dataplane.protocol.errors import Headers, JsonRpcId
 from hosting.dataplane.protocol.event_ids import LoggedEvent
 from hosting.dataplane.protocol.jsonrpc import Message
@@ -32,6 +35,15 @@ EVENTS: Headers = (
 EMPTY: Headers = (("cache-control", "no-store"),)
 
 
+Outcome = Literal["ok", "failed", "nothing"]  # of a server; `nothing` says nothing of it
+
+
+class Passage(Protocol):
+    """A request's way through the breaker of its server, which wants to hear how it went."""
+
+    def settle(self, outcome: Outcome) -> None: ...
+
+
 @dataclass(slots=True)
 class Call:
     """One request that found its Route and was let in."""
@@ -44,11 +56,18 @@ class Call:
     request_id: str
     now: float  # seconds since the epoch
     share: Share  # what it may hold of memory
+    place: Place  # among what is in flight
     era: Era = "legacy"
+    until: float = math.inf  # when its time is up (monotonic); streams that have begun are not bound by it
+    passage: Passage | None = None  # of what was sent last
 
     @property
     def is_probe(self) -> bool:
         return self.caller.kind == "probe"
+
+    def within_budget(self, wait_s: float) -> float:
+        """Seconds: `wait_s`, or less when less is left; never quite 0."""
+        return max(0.001, min(wait_s, self.until - time.monotonic()))
 
 
 @dataclass(slots=True)

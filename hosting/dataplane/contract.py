@@ -73,8 +73,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event_bytes: int = 4 * 1024 * 1024
     connect_timeout_s: float = 5.0
     answer_timeout_s: float = 120.0  # until the first byte of an answer
+    answer_budget_s: float = (
+        240.0  # from the request's start to the end of a JSON answer, or the head of a stream
+    )
     stream_idle_s: float = 300.0  # an upstream silent for longer is given up
-    concurrency: int = 256  # requests in flight per node
+    concurrency: int = 256  # requests in flight per node, and as many listening streams
+    queue: int = 64  # requests that wait for a place among them; 0: none does
+    queue_wait_s: float = 5.0
     requests_per_minute: int = 1000
 
 
@@ -239,6 +244,10 @@ class Keys(msgspec.Struct, frozen=True):
     def node(self, node: str) -> str:
         """String that expires soon: this gateway node lives."""
         return f"smcp:{self.installation}:node:{node}"
+
+    def pulse(self, node: str) -> str:
+        """String that expires soon: what this gateway node writes to learn how Redis takes it."""
+        return f"smcp:{self.installation}:pulse:{node}"
 
     def bells(self, node: str) -> str:
         """List: which tenants' boxes on this gateway node have letters."""

@@ -10,16 +10,15 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from hosting.dataplane.bridges.legs import set_leg_of_legacy_client
 from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
 from hosting.dataplane.contract import Route, Target
+from hosting.dataplane.door.admission import Admission, budget_s
 from hosting.dataplane.door.auth import Caller, authenticate
 from hosting.dataplane.door.exchange import ClientGone, Exchange
-from hosting.dataplane.door.held import Holdings, Share
 from hosting.dataplane.door.origins import Origins, preflight
 from hosting.dataplane.eras.legacy import Legacy, tombstone
 from hosting.dataplane.eras.modern import plan_post as plan_modern_post
@@ -28,6 +27,7 @@ from hosting.dataplane.facts.addresses import Hosts, split_host
 from hosting.dataplane.facts.buckets import choose_target
 from hosting.dataplane.facts.follow import Follower
 from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.breaker import judged
 from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.replay import Resumer
@@ -35,11 +35,9 @@ from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.protocol.era import check_post_headers, era_of, era_of_headers
 from hosting.dataplane.protocol.errors import (
     ANSWER_LOST,
-    BUSY,
     DRAINING,
     INTERNAL,
     METHOD_NOT_ALLOWED,
-    OVERLOADED,
     RETRY_SOON,
     STARTING,
     SUSPENDED,
@@ -97,11 +95,7 @@ class Gateway:
         self._legacy = Legacy(Sessions(settings.sealing_keys), renewals)
         self._renewals = renewals
         self._activity = activity
-        self._holdings = Holdings(
-            process_bytes=settings.max_held_bytes, tenant_bytes=settings.max_tenant_held_bytes
-        )
-        metrics.held.set_function(lambda: self._holdings.held)
-        self._in_flight: dict[tuple[str, bool], int] = {}
+        self._admission = Admission(settings, metrics)
         self._total = 0
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -166,9 +160,10 @@ class Gateway:
 
     async def _serve(self, exchange: Exchange, request_id: str, extra: Headers) -> None:
         """Raises Refusal, ClientGone; by then `exchange.era` says what was spoken, if that was known."""
+        began = time.monotonic()
         headers = exchange.read_headers()
         if self.is_draining:
-            raise Refusal(DRAINING, headers=(*RETRY_SOON, ("connection", "close")))
+            raise Refusal(DRAINING, headers=RETRY_SOON)
         table = self._follower.table
         if table is None:
             raise Refusal(STARTING, headers=RETRY_SOON)
@@ -184,18 +179,27 @@ class Gateway:
         caller = self._authenticate(headers, route, table, exchange.client, now)
         if caller.key_id:
             self._reports.used(route.tenant, caller.key_id, now)
-        with self._admitted(route, is_stream=exchange.method == "GET") as share:
-            call = Call(exchange, headers, route, caller, (*extra, *exchange.cors), request_id, now, share)
-            if exchange.method == "POST":
-                await self._post(call, table)
-                return
-            exchange.era = era_of_headers(headers)
-            if exchange.era == "modern":
-                raise refuse_modern_method()
-            if exchange.method == "GET":
-                await self._listen(call, table)
-            else:
-                await self._delete(call, table)
+        until = began + budget_s(headers, route.limits)
+        async with self._admission.let_in(exchange, route, in_flight=self._total, until=until) as (
+            share,
+            place,
+        ):
+            cors = (*extra, *exchange.cors)
+            call = Call(exchange, headers, route, caller, cors, request_id, now, share, place, until=until)
+            with judged(call):
+                await self._dispatch(call, table)
+
+    async def _dispatch(self, call: Call, table: Table) -> None:
+        if call.exchange.method == "POST":
+            await self._post(call, table)
+            return
+        call.exchange.era = era_of_headers(call.headers)
+        if call.exchange.era == "modern":
+            raise refuse_modern_method()
+        if call.exchange.method == "GET":
+            await self._listen(call, table)
+        else:
+            await self._delete(call, table)
 
     def _find_route(self, table: Table, exchange: Exchange, headers: dict[str, str]) -> Route:
         host = split_host(headers.get("host", ""))
@@ -224,13 +228,19 @@ class Gateway:
 
     async def _post(self, call: Call, table: Table) -> None:
         check_post_headers(call.headers)
+        asked_at = time.monotonic()
         body = await call.exchange.read_body(
             limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s, share=call.share
         )
+        call.until += (
+            time.monotonic() - asked_at
+        )  # a client that sends slowly takes nothing of its server's time
         parsed = await parse_body(body, call.share.turn)
         call.era = call.exchange.era = era_of(parsed, call.headers)
         if call.era == "modern":
             plan = plan_modern_post(call, parsed, body)
+            if plan.is_listening:
+                call.place.listen()
             del body  # from here on only the Plan's, which lets go of it when it was sent
             await self._proxy.forward(call, plan)
             return
@@ -349,29 +359,6 @@ class Gateway:
             client_version=_client_text(client.get("version", "")),
         )
         self._reports.session(report)
-
-    @contextmanager
-    def _admitted(self, route: Route, *, is_stream: bool) -> Iterator[Share]:
-        """A place among the Environment's requests in flight; listening streams have places of their own."""
-        if self._total > self._settings.max_in_flight:
-            raise Refusal(OVERLOADED, headers=RETRY_SOON)
-        key = (route.environment, is_stream)
-        count = self._in_flight.get(key, 0)
-        if count >= route.limits.concurrency:
-            raise Refusal(BUSY, headers=RETRY_SOON)
-        self._in_flight[key] = count + 1
-        self._metrics.in_flight.inc()
-        share = self._holdings.open(route.tenant)
-        try:
-            yield share
-        finally:
-            share.close()
-            self._metrics.in_flight.dec()
-            left = self._in_flight[key] - 1
-            if left:
-                self._in_flight[key] = left
-            else:
-                del self._in_flight[key]
 
 
 def _client_text(said: object) -> str:

@@ -49,6 +49,8 @@ class Settings:
     stalled_client_s: float = 60.0
     question_s: float = 600.0  # for a client's user to answer what a server asks
     max_in_flight: int = 20_000
+    max_tenant_in_flight: int = 5_000  # requests that have a place; a fifth as many more may wait for one
+    max_tenant_streams: int = 10_000  # that only listen
     max_held_bytes: int = 512 * 1024 * 1024  # of requests and answers that are held in memory
     max_tenant_held_bytes: int = 64 * 1024 * 1024
     remote_allow: Allowed = NONE_ALLOWED  # private places that servers elsewhere may be at
@@ -70,8 +72,14 @@ class Settings:
         return (urlsplit(self.url).hostname or "") in LOOPBACK_HOSTS
 
 
+MIN_IN_FLIGHT = 10
 MIN_HELD_BYTES = 1024 * 1024
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def waiting_of(places: int) -> int:
+    """How many requests of a tenant may wait when it may have so many in flight."""
+    return max(1, places // 5)
 
 
 def read_settings(env: Mapping[str, str] | None = None) -> Settings:
@@ -115,6 +123,14 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     log_level = text("SMCP_LOG_LEVEL", "INFO").upper()
     if log_level not in logging.getLevelNamesMapping():
         raise SettingsError("SMCP_LOG_LEVEL is no level: DEBUG, INFO, WARNING or ERROR")
+    max_in_flight = int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=MIN_IN_FLIGHT))
+    max_requests = int(number("SMCP_GATEWAY_MAX_TENANT_IN_FLIGHT", max_in_flight // 4, at_least=1))
+    max_streams = int(number("SMCP_GATEWAY_MAX_TENANT_STREAMS", max_in_flight // 2, at_least=1))
+    if max_requests + waiting_of(max_requests) + max_streams >= max_in_flight:
+        raise SettingsError(
+            "SMCP_GATEWAY_MAX_TENANT_IN_FLIGHT (and a fifth of it) with SMCP_GATEWAY_MAX_TENANT_STREAMS"
+            " must stay below SMCP_GATEWAY_MAX_IN_FLIGHT, or one tenant could take every place"
+        )
     return Settings(
         installation=text("SMCP_INSTALLATION"),
         node=text("SMCP_NODE_ID", f"{socket.gethostname()}-{secrets.token_hex(3)}"),
@@ -137,7 +153,9 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         body_timeout_s=number("SMCP_GATEWAY_BODY_TIMEOUT_S", 30, at_least=0.1),
         stalled_client_s=number("SMCP_GATEWAY_STALLED_CLIENT_S", 60, at_least=0.1),
         question_s=number("SMCP_GATEWAY_QUESTION_S", 600, at_least=0.1),
-        max_in_flight=int(number("SMCP_GATEWAY_MAX_IN_FLIGHT", 20_000, at_least=1)),
+        max_in_flight=max_in_flight,
+        max_tenant_in_flight=max_requests,
+        max_tenant_streams=max_streams,
         max_held_bytes=int(number("SMCP_GATEWAY_MAX_HELD_BYTES", 512 * 1024 * 1024, at_least=MIN_HELD_BYTES)),
         max_tenant_held_bytes=int(
             number("SMCP_GATEWAY_MAX_TENANT_HELD_BYTES", 64 * 1024 * 1024, at_least=MIN_HELD_BYTES)

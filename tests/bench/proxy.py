@@ -8,7 +8,6 @@ is as the client sees it. `passthrough` is aiohttp on both sides and knows nothi
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import tempfile
 import time
@@ -33,6 +32,7 @@ from tests.dataplane.harness import (
     call_of,
     modern_request,
 )
+from tests.dataplane.hostile import raw_request
 from tests.parts import free_port
 from tests.waiting import wait_for
 
@@ -54,12 +54,11 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="smcp-bench-"))
         stack.callback(shutil.rmtree, directory)
-        stub = stack.enter_context(_running("stub", free_port(), directory))
-        upstream = f"http://127.0.0.1:{stub}"
+        world, upstream = new_world(stack, directory)
         passing = _spawned("pass", free_port(), directory, f"{upstream}/mcp")
         stack.callback(passing.stop)
         peers = [
-            _gateway(stack, directory, upstream),
+            _gateway(world, upstream),
             Peer("passthrough", passing.pid, int(passing.arguments[3]), {}),
         ]
         for peer in peers:
@@ -110,7 +109,9 @@ async def _load(port: int, request: bytes, connections: int, count: int) -> list
     ]
 
 
-def _gateway(stack: ExitStack, directory: Path, upstream: str) -> Peer:
+def new_world(stack: ExitStack, directory: Path) -> tuple[World, str]:
+    """A gateway with what it needs, and the origin of a stub that answers at once; ended with `stack`."""
+    stub = stack.enter_context(_running("stub", free_port(), directory))
     redis = RedisProcess(directory / "redis", free_port())
     redis.start()
     stack.callback(redis.stop)
@@ -123,30 +124,26 @@ def _gateway(stack: ExitStack, directory: Path, upstream: str) -> Peer:
     gateway.start()
     stack.callback(gateway.stop)
     world = World(gateway, standin, publisher, stack.enter_context(httpx.Client()))
-    route = world.server(
-        "bench",
-        dispatch=Dispatch(url=upstream, audience=AUDIENCE),
-        limits=Limits(concurrency=10_000),
-    )
+    return world, f"http://127.0.0.1:{stub}"
+
+
+def stub_dispatch(upstream: str) -> Dispatch:
+    return Dispatch(url=upstream, audience=AUDIENCE)
+
+
+def _gateway(world: World, upstream: str) -> Peer:
+    gateway = world.gateway
+    route = world.server("bench", dispatch=stub_dispatch(upstream), limits=Limits(concurrency=10_000))
     caller = world.at(world.url(route), world.key())
     opened = caller.initialize()
     assert opened.status_code == 200, opened.text
-    path = caller.url.removeprefix(gateway.url)
+    origin = gateway.url
     requests = {}
     for answer, tool in (("json", "add"), ("sse", "events")):
-        requests["legacy", answer] = _raw(path, call_of(tool, a=1, b=41), caller.headers)
+        requests["legacy", answer] = raw_request(caller, call_of(tool, a=1, b=41), origin=origin)
         body, more = modern_request("tools/call", {"name": tool, "arguments": {"a": 1, "b": 41}})
-        headers = {name: value for name, value in caller.headers.items() if name != "mcp-session-id"}
-        headers |= {name.replace("_", "-"): value for name, value in more.items()}
-        requests["modern", answer] = _raw(path, body, headers)
+        requests["modern", answer] = raw_request(caller, body, origin=origin, mcp_session_id=None, **more)
     return Peer("smcp", gateway.pid, gateway.port, requests)
-
-
-def _raw(path: str, message: object, headers: dict[str, str]) -> bytes:
-    body = json.dumps(message).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 @contextmanager

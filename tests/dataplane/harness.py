@@ -240,9 +240,23 @@ class StandInProcess(Spawned):
             f"{self.url}/mcp", headers={"smcp-assertion": signed, "mcp-session-id": session}
         ).status_code
 
-    def answer_raw(self, answer: bytes, *, stays_open: bool = False, reads_nothing: bool = False) -> None:
+    @property
+    def raw_open(self) -> int:
+        """Connections to the raw port."""
+        return int(self._control("raw_open"))
+
+    def answer_raw(
+        self,
+        answer: bytes,
+        *,
+        stays_open: bool = False,
+        reads_nothing: bool = False,
+        more: bytes = b"",
+        every_s: float = 0.0,
+    ) -> None:
+        """`more` follows for ever, every so many seconds."""
         told = {"answer": answer.decode("latin-1"), "stays_open": stays_open, "reads_nothing": reads_nothing}
-        self._control("raw", told)
+        self._control("raw", {**told, "more": more.decode("latin-1"), "every_s": every_s})
 
 
 class GatewayProcess(Spawned):

@@ -67,6 +67,9 @@ class Control:
         self.raw_answer = b""
         self.raw_stays_open = False
         self.raw_reads_nothing = False
+        self.raw_more = b""
+        self.raw_every_s = 0.0
+        self.raw_open = 0
         self.raw_seen: list[str] = []
 
     def permit(self, name: str) -> asyncio.Semaphore:
@@ -90,7 +93,11 @@ class Control:
                 self.raw_answer = asked["answer"].encode("latin-1")
                 self.raw_stays_open = asked.get("stays_open", False)
                 self.raw_reads_nothing = asked.get("reads_nothing", False)
+                self.raw_more = asked.get("more", "").encode("latin-1")
+                self.raw_every_s = asked.get("every_s", 0.0)
                 return {}
+            case "/_control/raw_open":
+                return self.raw_open
             case "/_control/raw_seen":
                 return self.raw_seen
         return None
@@ -448,12 +455,18 @@ async def end_stream(send: Send) -> None:
 
 
 async def serve_raw(control: Control, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One request in, the bytes the test asked for out."""
+    """One request in, the bytes the test asked for out, and `more` of them for as long as somebody listens."""
+    control.raw_open += 1
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         control.raw_seen.append(head.decode("latin-1"))
         writer.write(control.raw_answer)
         await writer.drain()
+        more, every_s = control.raw_more, control.raw_every_s
+        while more:
+            writer.write(more)
+            await writer.drain()
+            await asyncio.sleep(every_s)
         if control.raw_reads_nothing:
             await control.permit("raw").acquire()
         elif control.raw_stays_open:
@@ -461,6 +474,7 @@ async def serve_raw(control: Control, reader: asyncio.StreamReader, writer: asyn
     except (OSError, asyncio.IncompleteReadError):
         pass
     finally:
+        control.raw_open -= 1
         writer.close()
 
 

@@ -185,7 +185,7 @@ class TestPressure:
 
 
 def test_places_in_flight_are_bounded_and_given_back(world: World) -> None:
-    route = world.server("places", world.target("scripted-stateful"), limits=Limits(concurrency=2))
+    route = world.server("places", world.target("scripted-stateful"), limits=Limits(concurrency=2, queue=0))
     caller = world.caller(route)
     neighbour = world.caller(world.server("places-neighbour"))
     with (

@@ -235,6 +235,19 @@ class Exchange:
         while not self._is_gone:
             await self._wait()
 
+    async def wait_gone_unread(self, share: Share) -> None:
+        """`wait_gone` for who has not read the body yet; what has come of it is taken of `share` meanwhile. Behind a body that is larger
+        than what is held unread nobody is seen to leave. Raises what `share` says.
+        """
+        counted = 0
+        try:
+            while not self._is_gone:
+                share.take(self._held - counted)
+                counted = self._held
+                await self._wait()
+        finally:
+            share.give(counted)
+
     async def answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None:
         self._status = status
         self._write(self._heading(status, headers, len(body)) + (b"" if self.method == "HEAD" else body))

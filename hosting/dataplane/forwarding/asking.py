@@ -34,7 +34,9 @@ class Asker:
             return plan, answer
         try:
             body = await answer.read(
-                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
+                limit=MAX_ERROR_BYTES,
+                timeout_s=call.within_budget(call.route.limits.answer_timeout_s),
+                share=call.share,
             )
             if not is_session_lost(plan, answer, body):
                 return plan, answer

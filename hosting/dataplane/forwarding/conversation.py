@@ -56,7 +56,7 @@ class Conversation:
         is_error = answer.status != 200
         body = await answer.read(
             limit=MAX_ERROR_BYTES if is_error else limits.response_bytes,
-            timeout_s=limits.answer_timeout_s,
+            timeout_s=self._call.within_budget(limits.answer_timeout_s),
             share=self._call.share,
         )
         if is_error:

@@ -13,6 +13,7 @@ initializes again. Sources: MCP 2025-11-25, Transports, Session Management; the 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Target
 from hosting.dataplane.eras.legacy import LAST_EVENT_HEADER, POST_HEADERS, checked_upstream_id, revision_in
 from hosting.dataplane.facts.buckets import choose_target
+from hosting.dataplane.forwarding.breaker import judged
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import PROTOCOL_VERSION_HEADER, SESSION_HEADER, hear
@@ -71,12 +73,18 @@ class Healer:
         key = (call.route.environment, session.jti)
         task = self._under_way.get(key)
         if task is None:
+            unhurried = replace(call, until=math.inf, passage=None)  # others may wait for it too
             task = self._under_way[key] = asyncio.create_task(
-                self._bounded(call, session, is_stranded=plan.is_stranded)
+                self._bounded(unhurried, session, is_stranded=plan.is_stranded)
             )
             task.add_done_callback(lambda done: self._over(key, done))
         try:
-            healed = await asyncio.shield(task)  # whoever leaves meanwhile leaves the others their session
+            async with asyncio.timeout(call.within_budget(HEAL_S * 2)):
+                healed = await asyncio.shield(
+                    task
+                )  # whoever leaves meanwhile leaves the others their session
+        except TimeoutError:
+            raise UpstreamFailure("timeout") from None
         except Refusal as refusal:
             raise Refusal(refusal.kind, request_id=plan.first_id) from refusal
         return _under(plan, healed, self._target(call, healed))
@@ -88,8 +96,9 @@ class Healer:
 
     async def _bounded(self, call: Call, lost: Session, *, is_stranded: bool) -> Session:
         try:
-            async with asyncio.timeout(HEAL_S):
-                return await self._renewed(call, lost, is_stranded=is_stranded)
+            with judged(call):
+                async with asyncio.timeout(HEAL_S):
+                    return await self._renewed(call, lost, is_stranded=is_stranded)
         except TimeoutError:
             self._metrics.healed("failed")
             raise UpstreamFailure("timeout") from None

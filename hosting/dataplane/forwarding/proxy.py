@@ -19,15 +19,17 @@ import msgspec
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
 from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.forwarding.asking import MAX_ERROR_BYTES, Asker
+from hosting.dataplane.forwarding.breaker import is_hurried
 from hosting.dataplane.forwarding.client_end import ClientEnd
 from hosting.dataplane.forwarding.journal import Journal, Log
+from hosting.dataplane.forwarding.pace import Pace
 from hosting.dataplane.forwarding.relay import Relay
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.forwarding.verdicts import NOT_ITS_FAULT, judge, refuse_failure
 from hosting.dataplane.protocol.era import Spoken, hear
-from hosting.dataplane.protocol.errors import BROKEN_ANSWER, Headers, Refusal
+from hosting.dataplane.protocol.errors import BROKEN_ANSWER, CIRCUIT_OPEN, Headers, Refusal
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.logs import Damper
 from hosting.dataplane.telemetry.metrics import Metrics
@@ -64,7 +66,7 @@ class Proxy:
 
     async def forward(self, call: Call, plan: Plan) -> None:
         """Answers the call. Raises Refusal or ClientGone before the answer began, never after."""
-        started = time.perf_counter()
+        started, sent_at = time.perf_counter(), time.monotonic()
         record = _Record(self, call, plan, started)
         try:
             async with self._cancelled_with_client(call):
@@ -76,14 +78,16 @@ class Proxy:
             finally:
                 answer.close()
         except UpstreamFailure as exc:
-            refusal = refuse_failure(exc.kind, plan)
+            hurried = is_hurried(call, sent_at)
+            refusal = refuse_failure(exc.kind, plan, is_hurried=hurried)
             outcome = refusal.kind.outcome
             record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
             raise refusal from exc
         except Refusal as refusal:
             outcome = refusal.kind.outcome
             refusal.request_id = plan.first_id if refusal.request_id is None else refusal.request_id
-            record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
+            if refusal.kind is not CIRCUIT_OPEN:  # which never reached the server
+                record.done(failure="" if outcome in NOT_ITS_FAULT else outcome)
             raise
 
     async def say_goodbye(self, call: Call, plan: Plan) -> None:
@@ -107,7 +111,9 @@ class Proxy:
         limits = call.route.limits
         if answer.status != 200:
             body = await answer.read(
-                limit=MAX_ERROR_BYTES, timeout_s=limits.answer_timeout_s, share=call.share
+                limit=MAX_ERROR_BYTES,
+                timeout_s=call.within_budget(limits.answer_timeout_s),
+                share=call.share,
             )
             status = judge(call.era, plan, answer, body)
             record.done(response_bytes=len(body))
@@ -119,7 +125,7 @@ class Proxy:
             is_whole = await answer.read_start(
                 LOOK_INSIDE_BYTES,
                 limit=limits.response_bytes,
-                timeout_s=limits.answer_timeout_s,
+                timeout_s=call.within_budget(limits.answer_timeout_s),
                 share=call.share,
             )
         if not is_whole:
@@ -151,7 +157,7 @@ class Proxy:
             answer,
             settings=self._settings,
             metrics=self._metrics,
-            pace=self._streams.pace_of(call.route.tenant),
+            pace=self._pace_of(call),
             journal=self._journal,
             log=log,
         )
@@ -162,17 +168,23 @@ class Proxy:
         if plan.open_session is not None:  # it would have to be looked at
             raise UpstreamFailure("too_large")
         limits = call.route.limits
+        may_wait_s = call.within_budget(
+            limits.answer_timeout_s
+        )  # for the server; a slow client has its own bound
         length = () if answer.size is None else (("content-length", str(answer.size)),)
+        pace = self._pace_of(call)
         async with self._cancelled_with_client(call):
             await call.exchange.begin(200, (*JSON, *call.extra, *length))
             size, waited_s, piece = 0, 0.0, answer.take_start()
             while True:
+                pace.charge_bytes(len(piece))
+                await pace.rest()
                 await call.exchange.send(piece, timeout_s=self._settings.stalled_client_s)
                 if not size:
                     call.share.give(len(piece))
                 size, piece = size + len(piece), b""
                 asked_at = time.monotonic()
-                left_s = max(limits.answer_timeout_s - waited_s, 0.001)
+                left_s = max(may_wait_s - waited_s, 0.001)
                 found = await answer.next_piece(timeout_s=left_s)
                 waited_s += time.monotonic() - asked_at
                 if found is None:
@@ -189,7 +201,9 @@ class Proxy:
         """Notifications and responses: whatever 2xx the server chose, the client is told 202 without a body."""
         if not 200 <= answer.status < 300:
             body = await answer.read(
-                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
+                limit=MAX_ERROR_BYTES,
+                timeout_s=call.within_budget(call.route.limits.answer_timeout_s),
+                share=call.share,
             )
             status = judge(call.era, plan, answer, body)
             record.done(response_bytes=len(body))
@@ -243,6 +257,9 @@ class Proxy:
             timer.cancel()
             if watcher is not None:
                 watcher.cancel()
+
+    def _pace_of(self, call: Call) -> Pace:
+        return self._streams.pace_of(call.route.tenant, call.route.environment)
 
     def _streamed(self, call: Call, plan: Plan, size: int) -> None:
         if not call.is_probe:

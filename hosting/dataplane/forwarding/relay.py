@@ -95,7 +95,7 @@ class Relay(ClientEnd):
         if open_session is None:
             return
         limits, held_bytes = self._call.route.limits, 0
-        deadline = time.monotonic() + limits.answer_timeout_s
+        deadline = time.monotonic() + self._call.within_budget(limits.answer_timeout_s)
         while self._left:
             await self._pace.rest()
             left_s = deadline - time.monotonic()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Route, Target
+from hosting.dataplane.forwarding.breaker import Breakers, note_failure, note_head
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.scripts import Scripts
@@ -17,16 +20,31 @@ GOODBYE_S = 5.0
 class Sender:
     """The way to the servers for whoever holds a Plan."""
 
-    def __init__(self, scripts: Scripts, elsewhere: Elsewhere, links: Links) -> None:
+    def __init__(self, scripts: Scripts, elsewhere: Elsewhere, links: Links, breakers: Breakers) -> None:
         self._scripts = scripts
         self._elsewhere = elsewhere
         self._links = links
+        self._breakers = breakers
 
     async def send(self, call: Call, plan: Plan) -> Answer:
-        """A connection that was never made is tried once more; after bytes were sent only what is safe to repeat is.
+        """Through the Release's breaker. A connection that was never made is tried once more; after bytes were sent only what is safe to
+        repeat is.
 
         Raises UpstreamFailure, Refusal.
         """
+        if call.passage is not None:  # of an earlier request of this call, which was answered
+            call.passage.settle("ok")
+        call.passage = self._breakers.enter(call, plan.target)
+        sent_at = time.monotonic()
+        try:
+            answer = await self._repeated(call, plan)
+        except UpstreamFailure as failure:
+            note_failure(call, failure, sent_at)
+            raise
+        note_head(call, answer)
+        return answer
+
+    async def _repeated(self, call: Call, plan: Plan) -> Answer:
         try:
             return await self.once(call, plan)
         except UpstreamFailure as exc:
@@ -39,7 +57,9 @@ class Sender:
         return await self.once(call, plan)
 
     async def once(self, call: Call, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
-        """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's. Raises UpstreamFailure, Refusal."""
+        """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's; past
+        any breaker. Raises UpstreamFailure, Refusal."""
+        wait_s = call.within_budget(wait_s or call.route.limits.answer_timeout_s)
         remote = plan.target.remote
         if remote is not None and remote.transport == "sse":
             return await self._links.send(call, plan, method=method or plan.method, wait_s=wait_s)

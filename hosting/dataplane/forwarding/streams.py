@@ -9,11 +9,12 @@ from typing import Literal, Protocol
 from hosting.dataplane.call import Call
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.facts.routes import Table
-from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.pace import Line, Pace
 from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
 
+MAX_PACES = 10_000
 # "moved": the client has come back at another connection; "lost": another node goes on with the stream.
 StopReason = Literal["client_gone", "drain", "revoked", "moved", "lost"]
 
@@ -50,10 +51,18 @@ class Streams:
         self._reports = reports
         self._metrics = metrics
         self._open: dict[str, set[Stream]] = {}
-        self._paces: dict[str, Pace] = {}
+        self._lines: dict[str, Line] = {}
+        self._paces: dict[tuple[str, str], Pace] = {}
 
-    def pace_of(self, tenant: str) -> Pace:
-        return self._paces.setdefault(tenant, Pace())
+    def pace_of(self, tenant: str, environment: str = "") -> Pace:
+        found = self._paces.get((tenant, environment))
+        if found is None:
+            if len(self._paces) >= MAX_PACES:
+                self._paces = {key: pace for key, pace in self._paces.items() if not pace.is_idle}
+                self._lines = {key[0]: self._lines[key[0]] for key in self._paces}
+            line = self._lines.setdefault(tenant, Line())
+            found = self._paces[tenant, environment] = Pace(line)
+        return found
 
     @asynccontextmanager
     async def open(self, call: Call, release: str, stream: Stream) -> AsyncIterator[None]:

@@ -18,6 +18,7 @@ from hosting.dataplane.protocol.errors import (
     ANSWER_TIMEOUT,
     ANSWER_TOO_LARGE,
     BROKEN_ANSWER,
+    BUDGET_SPENT,
     HEAVY,
     METHOD_NOT_ALLOWED,
     OVERLOADED_BYTES,
@@ -54,7 +55,15 @@ _DISPATCH: dict[str, Kind] = {
 }
 NOT_ITS_FAULT = frozenset(
     kind.outcome
-    for kind in (UNKNOWN_SESSION, METHOD_NOT_ALLOWED, HEAVY, OVERLOADED_BYTES, REMOTE_FULL, REMOTE_LOCKED)
+    for kind in (
+        UNKNOWN_SESSION,
+        METHOD_NOT_ALLOWED,
+        HEAVY,
+        OVERLOADED_BYTES,
+        REMOTE_FULL,
+        REMOTE_LOCKED,
+        BUDGET_SPENT,
+    )
 )
 MAX_RETRY_AFTER_S = 3600
 METHOD_NOT_FOUND = -32601
@@ -66,10 +75,11 @@ class _Error(msgspec.Struct):
     code: int
 
 
-def refuse_failure(kind: FailureKind, plan: Plan) -> Refusal:
-    """A server that could not be reached or did not answer."""
+def refuse_failure(kind: FailureKind, plan: Plan, *, is_hurried: bool = False) -> Refusal:
+    """A server that could not be reached or did not answer; `is_hurried`: it had less time than its Environment gives it."""
+    told = BUDGET_SPENT if kind == "timeout" and is_hurried else FAILURES[kind]
     headers = RETRY_SOON if kind == "full" else ()
-    return Refusal(FAILURES[kind], request_id=plan.first_id, headers=headers)
+    return Refusal(told, request_id=plan.first_id, headers=headers)
 
 
 def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:

@@ -78,6 +78,7 @@ PROBE_ONLY_LOOKS = Kind("forbidden", 403, -32000, "a probe may only initialize, 
 ACCESS_ENDED = Kind("access_ended", 403, -32000, "access to this server has ended")
 BUSY = Kind("busy", 429, -32000, "too many requests are in flight for this server")
 OVERLOADED = Kind("overloaded", 503, -32603, "too many requests are in flight on this gateway")
+TENANT_BUSY = Kind("busy", 429, -32000, "too many requests are in flight for this tenant")
 HEAVY = Kind("busy", 429, -32000, "too many bytes are in flight for this server")
 OVERLOADED_BYTES = Kind("overloaded", 503, -32603, "too many bytes are in flight on this gateway")
 
@@ -110,6 +111,10 @@ ANSWER_TIMEOUT = Kind("answer_timeout", 504, -32603, "the server did not answer 
 REMOTE_FORBIDDEN = Kind("remote_forbidden", 502, -32603, "the server's address is not public")
 REMOTE_LOCKED = Kind("remote_locked", 502, -32603, "this gateway cannot open the server's configured headers")
 REMOTE_FULL = Kind("busy", 429, -32000, "too many connections to this server are in use")
+BUDGET_SPENT = Kind("budget_spent", 504, -32603, "the server did not answer in the time this request had")
+CIRCUIT_OPEN = Kind(
+    "circuit_open", 503, -32603, "the server has been failing and is given a rest: the request was not sent"
+)
 UPSTREAM_FAILED = Kind("upstream_failed", 502, -32603, "the server failed")
 UPSTREAM_DENIED = Kind("upstream_denied", 502, -32603, "the server refused the gateway's request")
 UPSTREAM_MISSING = Kind("upstream_missing", 502, -32603, "the server's code is not there")

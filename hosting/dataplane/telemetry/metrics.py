@@ -6,6 +6,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+WaitOutcome = Literal["placed", "late", "left"]
 ERAS = ("legacy", "modern", "none")
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 
@@ -53,6 +54,36 @@ class Metrics:
         self.in_flight = Gauge(
             "smcp_gateway_requests_in_flight", "Requests in flight", registry=self.registry
         )
+        self.waiting = Gauge(
+            "smcp_gateway_requests_waiting", "Requests in line for a place", registry=self.registry
+        )
+        self._waited = Histogram(
+            "smcp_gateway_waited_seconds",
+            "In line for a place, by what came of it",
+            ["outcome"],
+            buckets=LATENCY_S,
+            registry=self.registry,
+        )
+        self._places_refused = Counter(
+            "smcp_gateway_places_refused",
+            "Requests that could not even wait for a place",
+            ["why"],
+            registry=self.registry,
+        )
+        self.circuits = Gauge(
+            "smcp_gateway_circuits", "Circuit breakers that are not closed", ["state"], registry=self.registry
+        )
+        self.circuit_changes = Counter(
+            "smcp_gateway_circuit_changes",
+            "Changes of circuit breakers, by what they became",
+            ["state"],
+            registry=self.registry,
+        )
+        self.circuit_refused = Counter(
+            "smcp_gateway_circuit_refused",
+            "Requests that were not sent to a failing server",
+            registry=self.registry,
+        )
         self.held = Gauge(
             "smcp_gateway_held_bytes", "Bytes of requests and answers that are held", registry=self.registry
         )
@@ -80,6 +111,14 @@ class Metrics:
             registry=self.registry,
         )
         self.redis_up = Gauge("smcp_gateway_redis_up", "1 while Redis answers", registry=self.registry)
+        self.redis_state = Gauge(
+            "smcp_gateway_redis_state", "1 for the state Redis is in", ["state"], registry=self.registry
+        )
+        self.redis_seconds = Gauge(
+            "smcp_gateway_redis_write_seconds",
+            "How long Redis took, or has taken so far, for a small write",
+            registry=self.registry,
+        )
         self.facts = Gauge("smcp_gateway_facts", "Facts in memory by kind", ["kind"], registry=self.registry)
         self.reloads = Gauge(
             "smcp_gateway_route_reloads", "Full reloads of the facts", registry=self.registry
@@ -109,6 +148,12 @@ class Metrics:
 
     def upstream_failed(self, kind: str) -> None:
         self._failures.labels(kind).inc()
+
+    def waited(self, outcome: WaitOutcome, seconds: float) -> None:
+        self._waited.labels(outcome).observe(seconds)
+
+    def place_refused(self, why: Literal["full", "streams"]) -> None:
+        self._places_refused.labels(why).inc()
 
     def healed(self, outcome: Literal["healed", "refused", "failed"]) -> None:
         self._healed.labels(outcome).inc()

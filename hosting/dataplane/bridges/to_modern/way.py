@@ -77,7 +77,7 @@ class Ways:
             plan, answer = await self._asker.ask(way.call, plan)
         if answer.has_request:
             plan.body, plan.sent_bytes = None, len(plan.body or b"")
-        pace = self._streams.pace_of(way.call.route.tenant)
+        pace = self._streams.pace_of(way.call.route.tenant, way.call.route.environment)
         return Attempt(plan, answer, Conversation(way.call, plan, answer, pace=pace), started)
 
     @contextmanager
