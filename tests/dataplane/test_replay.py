@@ -119,9 +119,9 @@ class TestCalls:
         ).encode()
         with open_connection(world, caller, body) as connection:
             told = b""
-            while b"id: " not in told or not told.partition(b"id: ")[2].partition(b"\n")[1]:
+            while b"\nid: " not in told or not told.partition(b"\nid: ")[2].partition(b"\n")[1]:
                 told += connection.recv(4096)
-            place = told.partition(b"id: ")[2].partition(b"\n")[0].decode()
+            place = told.partition(b"\nid: ")[2].partition(b"\n")[0].decode()
             world.standin.go("replay-stalled", 150)
             wait_for(lambda: is_stuck(world), 20, what="the server to be held back")
             with resuming(world.at_node(caller, other_node), place) as rest:
