@@ -113,7 +113,8 @@ def test_after_healing_the_server_is_told_of_the_session_it_has_now(
     assert renewed != lost
     [report] = wait_for(lambda: opened(world, route), 5)
     end(world, route, report)
-    assert one_goodbye(world) == [renewed]
+    said = one_goodbye(world)
+    assert said == [renewed], world.gateway.log[-3000:] + other_node.log[-3000:]
 
 
 def test_a_session_that_is_ended_as_soon_as_it_was_opened_is_told_too(

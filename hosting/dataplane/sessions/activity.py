@@ -146,11 +146,13 @@ class Activity:
 
     async def flush(self) -> None:
         """Writes what is due; what cannot be written stays due."""
+        for key, fields in self._renewals.take_unwritten().items():
+            self._put(key, fields)
         while self._due:
             batch = {key: self._due.pop(key) for key in list(islice(self._due, BATCH))}
             if not await self._try(self._write(batch), False, wait_s=WRITE_WAIT_S):
                 for key, fields in batch.items():
-                    self._put(key, fields)
+                    self._put(key, {**fields, **self._due.get(key, {})})
                 return
 
     def _touch(self, running: _Running, now: float) -> None:
@@ -171,7 +173,7 @@ class Activity:
             self._reports.session(report_of(session, route, running.principal, "active", now))
 
     def _put(self, key: str, fields: Fields) -> None:
-        self._due[key] = {**fields, **self._due.get(key, {})}
+        self._due[key] = {**self._due.get(key, {}), **fields}
         if len(self._due) > MAX_DUE:
             self._due.pop(next(iter(self._due)))
             self._metrics.reports_lost.inc()

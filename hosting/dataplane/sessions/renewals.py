@@ -96,6 +96,7 @@ class Renewals:
         self._unlock = redis.register_script(_UNLOCK)
         self._remember = redis.register_script(_REMEMBER)
         self._known: OrderedDict[tuple[str, bytes], Renewal] = OrderedDict()
+        self._unwritten: dict[str, dict[str, str]] = {}
         self._damper = Damper()
 
     def current(self, session: Session, route: Route) -> Session:
@@ -128,7 +129,18 @@ class Renewals:
     async def renew(self, session: Session, route: Route, renewal: Renewal) -> None:
         """From now on `renewal` is the server's session, on every node that comes to ask."""
         self._keep(session, route, renewal)
-        await self._write(session, route, _RENEWED, msgspec.json.encode(renewal))
+        plain, key = msgspec.json.encode(renewal), self._key(session, route)
+        is_written = await self._write(session, route, _RENEWED, plain)
+        self._unwritten.pop(key, None)
+        if not is_written:
+            self._unwritten[key] = {_RENEWED: self._sealed(session, route, _RENEWED, plain)}
+            if len(self._unwritten) > KEPT:
+                self._unwritten.pop(next(iter(self._unwritten)))
+
+    def take_unwritten(self) -> dict[str, dict[str, str]]:
+        """Renewals that Redis did not take: key → field → value, to be written behind."""
+        unwritten, self._unwritten = self._unwritten, {}
+        return unwritten
 
     async def note(self, session: Session, route: Route, method: str, params: Mapping[str, Any]) -> bool:
         """A client's wish that outlives its request (one of NOTED); whether every node will know it. What the server makes of it
@@ -152,8 +164,7 @@ class Renewals:
     def opening(self, session: Session, route: Route) -> tuple[str, str]:
         """The field and its value that `take` wants to find, to be written behind the request."""
         told = Opening(session.release, session.upstream_id, session.revision)
-        context = _context(route.tenant, route.environment, session.handle, _OPENED)
-        return _OPENED, self._seal.seal(msgspec.json.encode(told), context)
+        return _OPENED, self._sealed(session, route, _OPENED, msgspec.json.encode(told))
 
     async def take(self, revocations: Sequence[Revocation]) -> list[Opening | None]:
         """What is known of each session's server, for one node alone: reading it removes it. Raises redis.RedisError, TimeoutError."""
@@ -212,9 +223,11 @@ class Renewals:
         return replace(session, release=renewal.release, upstream_id=renewal.upstream_id, leg="legacy")
 
     async def _write(self, session: Session, route: Route, name: str, plain: bytes) -> bool:
-        context = _context(route.tenant, route.environment, session.handle, name)
-        args: list[str | int] = [self._kept_ms, MAX_FIELDS, name, self._seal.seal(plain, context)]
+        args: list[str | int] = [self._kept_ms, MAX_FIELDS, name, self._sealed(session, route, name, plain)]
         return bool(await self._try(self._remember(keys=[self._key(session, route)], args=args), 0))
+
+    def _sealed(self, session: Session, route: Route, name: str, plain: bytes) -> str:
+        return self._seal.seal(plain, _context(route.tenant, route.environment, session.handle, name))
 
     def _open(self, sealed: bytes, name: str, tenant: str, environment: str, handle: str) -> bytes | None:
         if name == IN_USE:
