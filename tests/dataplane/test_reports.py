@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -13,11 +17,15 @@ from hosting.dataplane.contract import (
     LATENCY_BUCKETS_MS,
     CredentialReport,
     HealthReport,
+    Keys,
     Route,
     SessionReport,
     mint_probe_token,
 )
-from tests.dataplane.harness import MODERN, World, call_of, next_event
+from hosting.dataplane.facts.follow import connect_redis
+from hosting.dataplane.telemetry.metrics import Metrics
+from hosting.dataplane.telemetry.reports import MAX_SESSIONS_OF_TENANT, Reports
+from tests.dataplane.harness import MODERN, RedisProcess, World, call_of, next_event
 from tests.waiting import wait_for
 
 
@@ -199,3 +207,34 @@ def test_no_secret_is_in_the_log(world: World) -> None:
     assert "upstream.failed" in log
     for secret in (caller.headers["authorization"].split()[1], caller.headers["mcp-session-id"]):
         assert secret not in log
+
+
+@pytest.mark.acceptance("S4.19")
+def test_one_tenants_flood_of_sessions_is_cut_and_counted_and_others_are_heard(
+    own_redis: RedisProcess, world: World
+) -> None:
+    metrics, keys = Metrics(), Keys("flood")
+
+    def told_by(tenant: str) -> SessionReport:
+        return SessionReport(
+            tenant=tenant, environment="e", session="s", principal="public", event="opened", at=1.0
+        )
+
+    async def flood() -> None:
+        redis = connect_redis(own_redis.url)
+        reports = Reports(
+            installation=keys.installation, node="n", window_s=10.0, redis=redis, metrics=metrics
+        )
+        for window in range(2):
+            for _ in range(MAX_SESSIONS_OF_TENANT + 100):
+                reports.session(told_by("loud"))
+            reports.session(told_by(f"quiet-{window}"))
+            await reports.flush()  # the window ends
+        await redis.aclose()
+
+    asyncio.run(flood())
+    entries: Any = world.publisher.client.xrange(keys.reports)
+    told = Counter(str(json.loads(fields[b"report"])["tenant"]) for _, fields in entries)
+    assert told == {"loud": 2 * MAX_SESSIONS_OF_TENANT, "quiet-0": 1, "quiet-1": 1}
+    assert b"smcp_gateway_reports_lost_total 200.0" in metrics.exposition()
+    world.publisher.client.delete(keys.reports)
