@@ -18,11 +18,11 @@ from tests.dataplane.harness import World, call_of, request
 from tests.waiting import wait_for
 
 SESSIONS = 10_000
-WARM = 2_000  # so that what a process keeps for good is there before: pools, caches, the allocator's own
+WARM = 1_000  # so that what a process keeps for good is there before: pools, caches, the allocator's own
 CLIENTS = 4
 IDLE_S = 8.0
 EVERY_S = IDLE_S / 4  # younger sessions are not remembered at all
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 MOST = 1.05
 
 
@@ -84,6 +84,7 @@ def held(world: World) -> dict[str, int]:
 
 
 @pytest.mark.acceptance("S3.8", "S3.32")
+@pytest.mark.timeout(600)  # a minute on a quiet machine
 def test_ten_thousand_sessions_left_behind_cost_nothing_after_they_have_expired(world: World) -> None:
     route = world.server("leaks", world.target("scripted-stateful"), limits=Limits(concurrency=1024))
     key = world.key()

@@ -16,8 +16,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -37,6 +37,7 @@ MAX_DUE = 50_000  # sessions that Redis is still to be told of
 BATCH = 500
 WRITE_WAIT_S = 5.0
 FLUSH_EVERY_S = 1.0
+NEWS_S = 1.0  # a request that took less long was used at its beginning
 
 Fields = dict[str, str]
 
@@ -59,13 +60,25 @@ class _Use:
     told_at: float
 
 
-@dataclass(slots=True, eq=False)
 class _Running:
-    """A request or stream that is under way."""
+    """A request or stream that is under way. A class of its own since every request makes one."""
 
-    session: Session
-    route: Route
-    principal: str
+    __slots__ = ("_activity", "_began_at", "principal", "route", "session")
+
+    def __init__(self, activity: Activity, session: Session, route: Route, principal: str) -> None:
+        self._activity = activity
+        self._began_at = 0.0
+        self.session = session
+        self.route = route
+        self.principal = principal
+
+    def __enter__(self) -> None:
+        self._began_at = time.time()
+        self._activity.begin(self, self._began_at)
+
+    def __exit__(self, *_: object) -> None:
+        now = time.time()
+        self._activity.end(self, now, is_news=now - self._began_at >= NEWS_S)
 
 
 class Activity:
@@ -109,17 +122,19 @@ class Activity:
             self._metrics.sessions_expired.inc()
         return is_open
 
-    @contextmanager
-    def using(self, session: Session, route: Route, principal: str) -> Iterator[None]:
+    def using(self, session: Session, route: Route, principal: str) -> AbstractContextManager[None]:
         """Around what happens under the session."""
-        running = _Running(session, route, principal)
+        return _Running(self, session, route, principal)
+
+    def begin(self, running: _Running, now: float) -> None:
         self._running.add(running)
-        self._touch(running, time.time())
-        try:
-            yield
-        finally:
-            self._running.discard(running)
-            self._touch(running, time.time())
+        self._touch(running, now)
+
+    def end(self, running: _Running, now: float, *, is_news: bool) -> None:
+        """`is_news`: it took so long that its end is a later use than its beginning."""
+        self._running.discard(running)
+        if is_news:
+            self._touch(running, now)
 
     def opened(self, session: Session, route: Route) -> None:
         """Where the server has a session of its own, its id must be found by whoever ends the session without holding it."""
