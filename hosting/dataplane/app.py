@@ -88,15 +88,19 @@ class App:
             metrics=self._metrics,
         )
         sender = Sender(self._scripts, self._elsewhere, self._links, Breakers(self._metrics))
-        self._farewells = Farewells(
-            sender=sender, renewals=renewals, activity=self._activity, table=lambda: self._follower.table
-        )
         self._journal = Journal(
             installation=settings.installation,
             ring=settings.sealing_keys,
             redis_url=settings.redis_url,
             metrics=self._metrics,
             tenant_bytes=settings.max_tenant_logged_bytes,
+        )
+        self._farewells = Farewells(
+            sender=sender,
+            renewals=renewals,
+            activity=self._activity,
+            journal=self._journal,
+            table=lambda: self._follower.table,
         )
         asker = Asker(sender=sender, healer=Healer(sender=sender, renewals=renewals, metrics=self._metrics))
         proxy = Proxy(

@@ -325,7 +325,7 @@ class Gateway:
             session = await self._renewals.close(session, call.route)
             self._to_modern.forget(session, call)
         self._end_session(call, table, session)
-        await self._journal.forget(session, call.route)
+        await self._journal.forget(call.route.tenant, session.handle)
         plan = self._legacy.plan_delete(call, session)
         if plan is not None:
             await self._proxy.say_goodbye(call, plan)

@@ -272,7 +272,7 @@ class TestBounds:
         session = new_session()
         log = one.log(session, 1)
         stream = stream_of((await log.append([Record(b"a")]))[0])
-        await two.journal.forget(session, ROUTE)
+        await two.journal.forget(TENANT, session.handle)
         assert await log.append([Record(b"b")]) == [None]
         assert await one.read(session, stream) is None
         client = redis.Redis.from_url(own_redis.url)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.dataplane.harness import Caller, GatewayProcess, World, request
+from hosting.dataplane.contract import Revocation
+from tests.dataplane.harness import Caller, GatewayProcess, World, error_of, request
 from tests.dataplane.resuming import Heard, calling, progress_in, resuming
 from tests.waiting import wait_for
 
@@ -68,7 +69,7 @@ class TestCalls:
     def test_an_older_client_is_given_no_place_without_data(self, world: World) -> None:
         caller = world.at(world.url(world.server("replay-older")), world.key())
         caller.initialize("2025-06-18")
-        with calling(caller, "stream", count=1, permit="replay-older") as heard:
+        with calling(caller, "stream", count=2, permit="replay-older") as heard:
             assert next(heard.lines) == ": keep-alive"  # a second has passed
             world.standin.go("replay-older")
             assert progress_in([next(heard)]) == [0]
@@ -86,6 +87,7 @@ class TestCalls:
             node = world.gateway if where == "same" else other_node
             with resuming(world.at_node(caller, node), old.last_id) as new:
                 assert list(old) == []  # it has ended, without an error
+                assert caller.call("echo").status_code == 200  # and holds up nothing else of the client's
                 world.standin.go(permit)
                 assert progress_in([next(new)]) == [1]
                 world.standin.go(permit)
@@ -113,16 +115,16 @@ class TestCalls:
     ) -> None:
         """The client's network has gone: to its node it still seems to be there, and reads nothing."""
         caller = world.caller(world.server("replay-stalled"))
-        arguments = {"count": 150, "filler": 64_000, "permit": "replay-stalled"}
+        arguments = {"count": 600, "filler": 64_000, "permit": "replay-stalled"}
         body = json.dumps(
             request("tools/call", {"name": "stream", "arguments": arguments}, request_id="long")
         ).encode()
         with open_connection(world, caller, body) as connection:
             told = b""
-            while b"\nid: " not in told or not told.partition(b"\nid: ")[2].partition(b"\n")[1]:
+            while not (found := re.search(rb"\nid: (\S+)\n", told)):
                 told += connection.recv(4096)
-            place = told.partition(b"\nid: ")[2].partition(b"\n")[0].decode()
-            world.standin.go("replay-stalled", 150)
+            place = found[1].decode()
+            world.standin.go("replay-stalled", 600)
             wait_for(lambda: is_stuck(world), 20, what="the server to be held back")
             with resuming(world.at_node(caller, other_node), place) as rest:
                 comments, messages = [], []
@@ -132,10 +134,10 @@ class TestCalls:
                     elif line.startswith("data: ") and line[6:]:
                         messages.append(json.loads(line[6:]))
         heard = progress_in(messages)
-        assert heard[-1] == 149
+        assert heard[-1] == 599
         assert heard == sorted(set(heard))
         assert "result" in messages[-1]
-        assert comments  # 10 MB passed, the log keeps the last of them, and it says so
+        assert comments  # 38 MB passed, the log keeps the last of them, and it says so
 
     def test_an_answer_too_large_to_be_kept_is_said_to_be_lost(
         self, world: World, other_node: GatewayProcess
@@ -237,6 +239,28 @@ class TestStrangers:
         assert caller.call("echo").status_code == 200
 
     @pytest.mark.acceptance("S3.11")
+    def test_a_session_that_the_control_plane_ends_leaves_no_log(self, world: World) -> None:
+        route = world.server("replay-ended")
+        caller = world.caller(route)
+        before = set(logs_in(world))
+        with calling(caller, "stream", count=2, permit="replay-ended") as heard:
+            world.standin.go("replay-ended")
+            next(heard)
+        handle = next(iter(set(logs_in(world)) - before)).decode().split(":session:")[1].partition(":")[0]
+        now = time.time()
+        world.publisher.publish(
+            Revocation(
+                tenant=route.tenant,
+                version=int(now),
+                session=handle,
+                until=now + 3600,
+                environment=route.environment,
+            )
+        )
+        wait_for(lambda: not set(logs_in(world)) - before, 10, what="its logs to be removed")
+        assert error_of(caller.send("GET", last_event_id=heard.last_id)) == (404, -32001)
+
+    @pytest.mark.acceptance("S3.11")
     def test_the_end_of_a_session_ends_its_replay(self, world: World, other_node: GatewayProcess) -> None:
         caller = world.caller(world.server("replay-deleted"))
         before = set(logs_in(world))
@@ -271,4 +295,4 @@ def is_stuck(world: World) -> bool:
     """Whether the server has stopped sending before its end."""
     sent = world.standin.seen[-1].get("sent", 0)
     time.sleep(1)
-    return bool(0 < sent < 150 and world.standin.seen[-1].get("sent") == sent)
+    return bool(0 < sent < 600 and world.standin.seen[-1].get("sent") == sent)

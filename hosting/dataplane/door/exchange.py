@@ -70,6 +70,11 @@ class Wire(Protocol):
 
     def say_continue(self) -> None: ...
 
+    def close(self) -> None:
+        """Once what was written has been read."""
+
+    def abort(self) -> None: ...
+
 
 class Exchange:
     """Created for each request; `answer` once, or `begin`, `send` … and `end`."""
@@ -286,6 +291,15 @@ class Exchange:
     async def end(self) -> None:
         self._write(b"0\r\n\r\n" if self._is_chunked else b"")
         self.is_ended = True
+
+    def leave(self) -> None:
+        """`end`, and the connection with it, although whoever answers goes on: the client has another one by now."""
+        if self._wire.is_full:
+            self._wire.abort()  # it does not read this one
+            return
+        self._write(b"0\r\n\r\n" if self._is_chunked else b"")
+        self.is_ended = True
+        self._wire.close()
 
     def _write(self, data: bytes) -> None:
         if self._is_gone or self._wire.is_lost:

@@ -19,8 +19,6 @@ from hosting.dataplane.forwarding.streams import StopReason, is_admitted
 from hosting.dataplane.protocol.errors import Headers
 from hosting.dataplane.settings import Settings
 
-FAREWELL_S = 1.0
-
 
 class ClientEnd:
     """One connection to one client. Fillers override `fill` and `told_to_stop`, and say whether they outlive their client."""
@@ -35,7 +33,6 @@ class ClientEnd:
         self._task: asyncio.Task[object] | None = None
         self._stop: StopReason | None = None
         self._writing: asyncio.Timeout | None = None
-        self._farewell: asyncio.Task[None] | None = None
 
     @property
     def era(self) -> Era:
@@ -65,7 +62,7 @@ class ClientEnd:
         """Ends the stream from outside; what outlives its client only lets go of it."""
         if reason in {"client_gone", "moved"} and self.outlives_client:
             if reason == "moved" and not self._is_client_gone:
-                self._farewell = asyncio.create_task(self._end_connection())
+                self._call.exchange.leave()
             self._let_go()
         elif self._stop is None and self._task is not None:
             self._stop = reason
@@ -98,10 +95,7 @@ class ClientEnd:
             self._task = None
         if self._is_client_gone or self._has_successor or self._stop == "client_gone":
             return
-        if self._stop is None:
-            await exchange.end()
-        else:
-            await self._end_connection()
+        await exchange.end()
 
     async def write(self, data: bytes) -> None:
         """Waits while the client does not read. Raises ClientGone unless this goes on without it."""
@@ -124,12 +118,6 @@ class ClientEnd:
         self._is_client_gone = True
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
-
-    async def _end_connection(self) -> None:
-        """Of a client that perhaps does not read, or has another one by now."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                await self._call.exchange.end()
 
     def _end_with_key(self) -> asyncio.TimerHandle | None:
         """A stream must not outlive what opened it, whether that was taken away or ran out."""

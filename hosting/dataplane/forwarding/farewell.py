@@ -1,4 +1,5 @@
-"""A session was ended by somebody who does not hold its id: one node tells the server that had one of its own.
+"""A session was ended by somebody who does not hold its id: what was logged of its streams goes, and one node tells the server that had
+one of its own.
 
 Every node hears of the end, and asks Redis for what is known of the server's session; asking takes it away, so one node gets it
 and sends the DELETE. What this node has not written yet is written first. A server that cannot be reached, or a node that dies with
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 from hosting.dataplane.call import Plan
 from hosting.dataplane.contract import AnyFact, Revocation
 from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.protocol.era import PROTOCOL_VERSION_HEADER, SESSION_HEADER
 from hosting.dataplane.sessions.activity import Activity
@@ -39,11 +41,13 @@ class Farewells:
         sender: Sender,
         renewals: Renewals,
         activity: Activity,
+        journal: Journal,
         table: Callable[[], Table | None],
     ) -> None:
         self._sender = sender
         self._renewals = renewals
         self._activity = activity
+        self._journal = journal
         self._table = table
         self._waiting: deque[Revocation] = deque(maxlen=MAX_WAITING)
         self._bell = asyncio.Event()
@@ -75,6 +79,7 @@ class Farewells:
 
     async def _tell(self, batch: list[Revocation]) -> None:
         await self._activity.flush()
+        await asyncio.gather(*(self._journal.forget(fact.tenant, fact.session) for fact in batch))
         places = asyncio.Semaphore(AT_ONCE)
 
         async def say(fact: Revocation, opening: Opening) -> None:

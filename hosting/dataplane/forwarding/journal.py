@@ -178,10 +178,11 @@ class Journal:
             return None
         return log
 
-    async def forget(self, session: Session, route: Route) -> None:
-        """Removes all logs of a session: nobody can replay them any more."""
-        place = Place(self._keys, self._seal_of, session, route, "")
-        await self.redis.attempt(FORGET_LUA, [place.index], [place.log])
+    async def forget(self, tenant: str, handle: str) -> None:
+        """Removes all logs of a session, known by its handle: nobody can replay them any more. Redis away: they age out."""
+        index = self._keys.of_tenant(tenant, "session", handle, "logs")
+        logs = self._keys.of_tenant(tenant, "session", handle, "log", "")
+        await self.redis.attempt(FORGET_LUA, [index], [logs])
 
     async def run(self) -> None:
         """Keeps the leases of this node's logs, and hears whose clients have come back elsewhere. Never ends by itself."""
@@ -216,6 +217,7 @@ class Log:
         self.on_asked = _nothing  # the client has come back elsewhere: write no more to it, but go on
         self.on_lost = _nothing  # another node goes on: stop
         self.position = b""  # as last appended
+        self._kept_position = b""
         self._journal = journal
         self._place = place
         self._about = about
@@ -238,21 +240,22 @@ class Log:
 
     def take_up(self, sequence: int, position: bytes) -> None:
         """Goes on where a dead owner stopped."""
-        self._sequence, self.position, self._is_open = sequence, position, True
+        self._sequence, self._is_open = sequence, True
+        self.position = self._kept_position = position
         self._journal.opened(self, self._place.stream)
 
     async def append(
         self,
         records: Sequence[Record],
         *,
-        position: bytes = b"",
+        position: bytes | None = None,
         ends: Ending = "",
         patience_s: float = 0.0,
     ) -> list[bytes | None]:
         """Event ids for `records`, None for those that are not kept. With `ends` nothing more can be appended.
 
-        `position`: the id with which the server behind can be asked for what follows, where it gives such ids. `patience_s`: with a
-        Redis that is away, where nobody waits for the events.
+        `position`: the id with which the server behind can be asked for what follows, b"" where there is none; None: as before.
+        `patience_s`: with a Redis that is away, where nobody waits for the events.
         """
         first = self._sequence + 1
         self._sequence += len(records)
@@ -263,8 +266,8 @@ class Log:
         if len(kept) < len(records):
             self._journal.redis.unlogged("large", len(records) - len(kept))
             ending = "" if self.position else "lost"  # a server that keeps its events can be asked again
-        else:
-            self.position = position or self.position
+        elif position is not None:
+            self.position = position
         sealed: list[Any] = []
         for n, record in kept.items():
             sealed += [first + n, self._place.seal(msgspec.msgpack.encode(record), str(first + n))]
@@ -293,7 +296,8 @@ class Log:
     async def _append(self, sealed: list[Any], count: int, ends: Ending, patience_s: float) -> bool:
         place, now = self._place, round(time.time(), 3)
         about = b"" if self._is_open else place.seal(msgspec.msgpack.encode(self._about), "about")
-        position = place.seal(self.position, "position") if self.position and sealed else b""
+        is_news = self.position != self._kept_position
+        position = place.seal(self.position, "position") if sealed and is_news else b""
         args = [self.token, self._journal.tenant_bytes, now, about, position, ends]
         keys = [place.log, place.index, *place.logged(int(now), LIFE_S)]
         patient_until = time.monotonic() + patience_s
@@ -313,6 +317,7 @@ class Log:
         if not self._is_open:
             self._is_open = True
             self._journal.opened(self, place.stream)
+        self._kept_position = self.position if sealed and told != FULL else self._kept_position
         if told == FULL:
             self._journal.redis.unlogged("tenant", count)
         return bool(told != FULL)

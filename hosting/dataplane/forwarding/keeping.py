@@ -16,6 +16,7 @@ from hosting.dataplane.protocol.event_ids import wrap_event_id
 from hosting.dataplane.protocol.sse import Event
 
 PATIENCE_S = 10.0
+MAX_POSITION = 1024
 RETRY_MS = (100, 60_000)  # what a server may ask of clients
 
 
@@ -62,7 +63,9 @@ class Keeping:
         if not plan.passes_event_ids:
             return [None] * len(events)
         ids = [wrap_event_id(event.id, plan.stream_of) if event.id else None for event in events]
-        self._position = next((event.id for event in reversed(events) if event.id), self._position)
+        last_id = next((event.id for event in reversed(events) if event.id is not None), None)
+        if last_id is not None:
+            self._position = last_id if _is_position(last_id) else b""
         kept = [n for n, event in enumerate(events) if self._is_kept(event)]
         if kept and is_awaited and not ends and self.may_begin:
             self._begin()
@@ -108,6 +111,11 @@ class Keeping:
 
     def _is_kept(self, event: Event) -> bool:
         return bool(event.data or (event.name and event.id and self._plan.passes_empty_events))
+
+
+def _is_position(event_id: bytes) -> bool:
+    """Whether a header can carry it back to its server."""
+    return len(event_id) <= MAX_POSITION and event_id.decode("latin-1").isprintable()
 
 
 def bounded_retry(retry_ms: int | None) -> int | None:

@@ -128,7 +128,7 @@ class Replay(ClientEnd):
             if page.state in {"done", "lost"}:
                 await self._refuse("lost", ANSWER_NOT_KEPT)
                 return
-            if page.state == "dead" and await self._take_up(page.about):
+            if page.state == "dead" and await self._take_up(page.about, on_sent):
                 return
             await self._wait(pause_s)
             pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
@@ -172,9 +172,7 @@ class Replay(ClientEnd):
         numbering = Numbering(self._stream, page.about.requests)
         pieces = []
         for sequence, record in page.events:
-            if (
-                sequence > self._at + 1
-            ):  # the oldest go first where a log is full; the answer is worth more than silence
+            if sequence > self._at + 1:  # the oldest have made room: what follows is worth more than an error
                 pieces.append(b": %d events are not kept any more\n\n" % (sequence - self._at - 1))
             self._at = sequence
             if record.data:
@@ -200,7 +198,7 @@ class Replay(ClientEnd):
 
     # ── A stream without an owner ────────────────────────────────────────────────────────────────────────────────────
 
-    async def _take_up(self, about: About) -> bool:
+    async def _take_up(self, about: About, on_sent: Callable[[int], None]) -> bool:
         """Whether the stream is this node's now, or ended with an error; otherwise somebody else was first."""
         try:
             found = await self._journal.claim(
@@ -211,6 +209,13 @@ class Replay(ClientEnd):
         if found is None:
             return False
         self._log = found
+        while True:  # another may have had it meanwhile, and written to it
+            page = await self._read()
+            if page is None:
+                return True
+            await self._send(page, on_sent)
+            if not page.has_more:
+                break
         try:
             plan = self._plan_of(about, found.position)
             plan, answer = await self._ask(plan)
