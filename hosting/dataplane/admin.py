@@ -86,11 +86,13 @@ class Admin:
         return _json(200 if is_ready else 503, state)
 
     def _redis_state(self) -> RedisState:
-        return self._pulse.state if self._follower.is_connected else "down"
+        """A full Redis also refuses the transactions in which the follower reads; nobody can publish to it either."""
+        state = self._pulse.state
+        return state if state == "full" or self._follower.is_connected else "down"
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         follower, metrics = self._follower, self._metrics
-        metrics.redis_up.set(follower.is_connected)
+        metrics.redis_up.set(self._redis_state() != "down")
         for state in REDIS_STATES:
             metrics.redis_state.labels(state).set(state == self._redis_state())
         metrics.redis_seconds.set(self._pulse.write_s)

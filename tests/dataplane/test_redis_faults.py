@@ -55,9 +55,9 @@ class Frail(World):
         client = self.publisher.client
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
         client.config_set("maxmemory", 0)
-        for number in range(40):
+        for number in range(200):
             client.set(f"junk:{number}", JUNK)
-        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) - 10 * len(JUNK))
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) - 100 * len(JUNK))
         with pytest.raises(redis.OutOfMemoryError):
             client.set("junk:more", JUNK)
 
