@@ -182,7 +182,7 @@ def running(frail: Frail, request: pytest.FixtureRequest) -> Iterator[Running]:
     load.stop()
 
 
-@pytest.mark.acceptance("S3.6", "S0.35")
+@pytest.mark.acceptance("S3.32")
 def test_killed_and_restarted_under_load(frail: Frail, running: Running) -> None:
     frail.redis.kill()
     frail.becomes("down")
@@ -197,6 +197,7 @@ def test_killed_and_restarted_under_load(frail: Frail, running: Running) -> None
     running.check()
 
 
+@pytest.mark.acceptance("S3.32")
 def test_slow(frail: Frail, running: Running) -> None:
     frail.proxy.delay_s = DELAY_S
     try:

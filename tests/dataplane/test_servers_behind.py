@@ -216,12 +216,14 @@ class TestLies:
         caller = self.caller(world, "lies-drip", answer_timeout_s=1)
         assert error_of(caller.modern("tools/call", {"name": "x"})) == (504, -32603)
 
+    @pytest.mark.acceptance("S0.35")
     def test_a_call_that_may_have_run_is_not_sent_twice(self, world: World) -> None:
         world.standin.answer_raw(b"")
         caller = self.caller(world, "lies-once")
         assert error_of(caller.modern("tools/call", {"name": "x"})) == (502, -32603)
         assert len(world.standin.raw_seen) == 1
 
+    @pytest.mark.acceptance("S0.35")
     def test_what_only_reads_is_sent_twice(self, world: World) -> None:
         world.standin.answer_raw(b"")
         caller = self.caller(world, "lies-twice")

@@ -148,6 +148,10 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
         ("limits.request_bytes", {"limits": {"request_bytes": 10**12}}),
         ("limits.memory", {"limits": {"memory": 1}}),
         ("limits.answer_timeout_s", {"limits": {"answer_timeout_s": -1}}),
+        ("limits.answer_timeout_s", {"limits": {"answer_timeout_s": 300}}),  # above the budget's default
+        ("limits.answer_timeout_s", {"limits": {"answer_timeout_s": 30, "answer_budget_s": 10}}),
+        ("limits.queue", {"limits": {"queue": -1}}),
+        ("limits.queue_wait_s", {"limits": {"queue_wait_s": 0}}),
         ("allowed_origins", {"allowed_origins": ["app.example.com"]}),
         ("allowed_origins", {"allowed_origins": ["https://app.example.com/path"]}),
         ("allowed_origins", {"allowed_origins": ["https://user@app.example.com"]}),
@@ -193,6 +197,8 @@ def test_a_policy_that_cannot_hold_is_refused_and_changes_nothing(
         {"allowed_origins": ["http://localhost:3000"]},
         {"variables": {"LOG_LEVEL": "debug"}},
         {"limits": {"answer_timeout_s": 0.5, "concurrency": 10}},
+        {"limits": {"answer_budget_s": 2, "queue": 0, "queue_wait_s": 0.5}},
+        {"limits": {"answer_timeout_s": 600, "answer_budget_s": 600}},
     ],
 )
 def test_a_policy_that_can_hold_is_kept(acme: TenantAtTheDoor, body: dict[str, Any]) -> None:
