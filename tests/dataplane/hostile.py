@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import sys
 import threading
@@ -65,6 +66,10 @@ class Callers:
         self._process = Spawned("callers", arguments, {}, directory / "callers.log")
         self._process.spawn()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> None:
         self._process.stop()
 
@@ -119,7 +124,7 @@ def _keep_calling(port: int, request: bytes) -> None:
                     pass
         except OSError:
             pass
-        time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S * random.uniform(0.5, 1.5))  # not all of them at once
 
 
 def main() -> None:
