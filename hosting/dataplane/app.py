@@ -67,6 +67,7 @@ class App:
         self._links = Links(
             self._elsewhere, settings=settings, metrics=self._metrics, pace_of=self._streams.pace_of
         )
+        self._streams.also(self._links.recheck)
         self._mailbox = Mailbox(
             installation=settings.installation,
             node=settings.node,

@@ -248,11 +248,6 @@ def open_headers(
         raise CannotOpen from exc
 
 
-def kid_of(text: str) -> str:
-    """Under which key of the ring a text was sealed."""
-    return text.split(".")[1] if text.count(".") == 2 else ""
-
-
 def _derived(secret: bytes, purpose: bytes, parties: bytes) -> bytes:
     """32 bytes for one purpose between two parties (RFC 5869)."""
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose + b"\0" + parties).derive(

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from hosting.dataplane.contract import Dispatch, Limits, Remote, Route, Target, parse_keyring
+from hosting.dataplane.contract import (
+    Credential,
+    Dispatch,
+    Limits,
+    Remote,
+    Route,
+    Target,
+    parse_keyring,
+)
 from hosting.dataplane.remotes import public_ring, seal_headers
 from tests.certificates import make_certificate
 from tests.clients import ClientName, call_tool, list_tools, python_client, talk, text_of, tool_names
@@ -231,6 +240,27 @@ class TestStreamableHttp:
     def test_nobody_there_is_an_honest_error(self, world: World) -> None:
         told = refused(world, f"http://127.0.0.1:{free_port()}/mcp")
         assert told == (502, -32603, "the server cannot be reached")
+
+    @pytest.mark.acceptance("S0.35")
+    @pytest.mark.parametrize(("method", "times"), [("tools/list", 2), ("tools/call", 1)])
+    def test_what_a_server_may_have_done_is_repeated_only_where_that_is_safe(
+        self, world: World, method: str, times: int
+    ) -> None:
+        world.standin.answer_raw(b"")
+        world.standin.forget()
+        route = remote_route(world, "remote-drops", f"http://127.0.0.1:{world.standin.raw_port}/mcp")
+        answer = world.at(world.url(route), world.key()).modern(method, {"name": "x"})
+        assert error_of(answer) == (502, -32603)
+        assert len(world.standin.raw_seen) == times
+
+    def test_a_server_that_is_this_very_gateway_is_a_loop_with_an_end(self, world: World) -> None:
+        where = f"{world.gateway.url}/acme/remote-loop~production/mcp"
+        route = remote_route(world, "remote-loop", where, access=("public",))
+        before = world.gateway.metric("smcp_gateway_requests_total", outcome="remote_loop")
+        assert world.at(world.url(route)).initialize().status_code == 502
+        assert world.gateway.metric("smcp_gateway_requests_total", outcome="remote_loop") == before + 1
+        refused = world.at(world.url(route)).send(body=request("initialize"), smcp_hops="99999")
+        assert error_of(refused) == (508, -32603)
 
     def test_a_changed_address_holds_within_a_second(self, world: World, faraway: FarawayProcess) -> None:
         route = remote_route(world, "remote-moves", f"http://127.0.0.1:{free_port()}/mcp")
@@ -569,6 +599,41 @@ class TestHttpAndSse:
         assert caller.send("DELETE").status_code == 204
         wait_for(lambda: faraway.streams_ended == ended + 1, what="the stream to be closed")
         assert error_of(caller.call("echo")) == (404, -32001)
+
+    @pytest.mark.parametrize("what", ["session", "key", "route"])
+    def test_a_stream_does_not_outlive_what_opened_it(
+        self, world: World, faraway: FarawayProcess, what: str
+    ) -> None:
+        route = self.old(world, faraway, f"remote-sse-ends-with-{what}")
+        key_id = "k" * 26
+        caller = world.caller(route, world.key(id=key_id))
+        assert caller.call("echo").status_code == 200
+        ended = faraway.streams_ended
+        if what == "key":
+            version = world.publisher.next_version("credential")
+            world.publisher.publish(
+                Credential(tenant=TENANT, version=version, id=key_id, digest="", is_gone=True)
+            )
+        elif what == "route":
+            version = world.publisher.next_version("route")
+            world.publisher.publish(msgspec.structs.replace(route, version=version, is_gone=True))
+        else:
+            twin = world.at(caller.url, world.key())
+            assert twin.send("DELETE", mcp_session_id=caller.headers["mcp-session-id"]).status_code == 404
+            assert faraway.streams_ended == ended
+            assert caller.send("DELETE").status_code == 204
+        wait_for(lambda: faraway.streams_ended == ended + 1, what="the stream to be closed")
+
+    def test_a_session_that_ends_on_one_node_ends_its_streams_on_all(
+        self, world: World, faraway: FarawayProcess, other_node: GatewayProcess
+    ) -> None:
+        caller = world.caller(self.old(world, faraway, "remote-sse-ends-everywhere"))
+        there = world.at(caller.url.replace(world.gateway.url, other_node.url))
+        there.headers = caller.headers
+        assert there.call("echo").status_code == 200
+        ended = faraway.streams_ended
+        assert caller.send("DELETE").status_code == 204
+        wait_for(lambda: faraway.streams_ended == ended + 2, what="both streams to be closed")
 
     def test_other_headers_are_another_stream(self, world: World, faraway: FarawayProcess) -> None:
         slug = "remote-sse-token"

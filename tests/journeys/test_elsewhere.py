@@ -68,7 +68,7 @@ def test_a_server_elsewhere_serves_changes_its_address_and_leaves(
     assert rest.ask("PUT", f"{secrets}/TOKEN", json={"value": CANARY}).status_code == 200
     headers = [{"name": "Authorization", "prefix": "Bearer ", "secret": "TOKEN"}]
     put(tenant, {"url": f"{faraway.url}/mcp", "headers": headers})
-    wait_for(lambda: initialized(tenant) == 200, 5, what="the server to be reached")
+    wait_for(lambda: initialized(tenant) == 200, 15, what="the server to be reached")
 
     found = wait_for(
         lambda: shown if (shown := rest.get(remote_of(tenant)))["checked_at"] else None,
@@ -85,7 +85,7 @@ def test_a_server_elsewhere_serves_changes_its_address_and_leaves(
 
     put(tenant, {"url": f"{faraway.url}/sse", "transport": "sse", "headers": headers})
     faraway.forget()
-    wait_for(lambda: initialized(tenant) == 200 and is_sse(faraway), 5, what="the other address")
+    wait_for(lambda: initialized(tenant) == 200 and is_sse(faraway), 15, what="the other address")
     told = converse("python-legacy", tenant.endpoint("elsewhere"), tenant.mcp_key, steps)
     assert text_of(told.answers[1]) == "42"
     health = remote_of(tenant).replace("/remote", "/health")

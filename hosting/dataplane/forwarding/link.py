@@ -19,12 +19,13 @@ import msgspec
 
 from hosting.dataplane.contract import Remote
 from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.streams import Holder
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import Spoken, hear
 from hosting.dataplane.protocol.sse import EventParser, EventTooLarge, encode_event
 from hosting.dataplane.remotes import MAX_URL, RemoteHeaders, split_url
 
-IDLE_S = 300.0  # without a request or a listener
+IDLE_S = 1800.0  # without a request or a listener
 LOOK_S = 15.0
 KEPT = 64  # messages that nobody waits for yet
 HELD_BYTES = 256 * 1024  # of messages nobody has read yet: then the server has to wait
@@ -140,6 +141,7 @@ class Link:
         pace: Pace,
         hold: Callable[[int], None],
         on_dropped: Callable[[], None],
+        holder: Holder,
     ) -> None:
         self.id = f"sse-{secrets.token_hex(16)}"
         self.url = remote.url
@@ -147,6 +149,7 @@ class Link:
         self.used_at = time.monotonic()
         self.is_open = True
         self.hold = hold
+        self.holder = holder
         self._headers = headers
         self._answer = answer
         self._parser = EventParser(event_bytes)

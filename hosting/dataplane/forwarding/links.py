@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from hosting.dataplane.call import Call, Plan
-from hosting.dataplane.contract import Remote, Route
+from hosting.dataplane.contract import AnyFact, Remote, Route
+from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
 from hosting.dataplane.forwarding.link import Key, Link, Overfull, key_of, split_messages
 from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.streams import holder_of
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import SESSION_HEADER, hear, meta_of
+from hosting.dataplane.protocol.errors import Headers
 from hosting.dataplane.settings import Settings
 from hosting.dataplane.telemetry.metrics import Metrics
 
@@ -39,7 +43,12 @@ class Links:
     """All Links of this node."""
 
     def __init__(
-        self, elsewhere: Elsewhere, *, settings: Settings, metrics: Metrics, pace_of: Callable[[str], Pace]
+        self,
+        elsewhere: Elsewhere,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        pace_of: Callable[[str, str], Pace],
     ) -> None:
         self._elsewhere = elsewhere
         self._most = max(
@@ -56,22 +65,33 @@ class Links:
         """Whether that session's stream is on this node. Raises UpstreamFailure (locked)."""
         return self._find(route, remote, upstream_id) is not None
 
-    async def send(self, call: Call, plan: Plan, *, method: str, wait_s: float) -> Answer:
-        """As Elsewhere.send, for a Plan whose target speaks HTTP+SSE. Raises UpstreamFailure."""
+    async def send(
+        self, call: Call, plan: Plan, *, method: str, headers: Mapping[str, str], wait_s: float
+    ) -> Answer:
+        """As Elsewhere.send, for a Plan whose target speaks HTTP+SSE; `headers` go with each request it takes. Raises UpstreamFailure."""
         remote = plan.target.remote
         assert remote is not None
         upstream_id = plan.headers.get(SESSION_HEADER, "")
         if method == "POST" and not upstream_id:
-            return await self._initialize(call, plan, remote, wait_s=wait_s)
+            return await self._initialize(call, plan, remote, headers, wait_s)
         link = self._find(call.route, remote, upstream_id)
         if link is None:
             return Brief(404, "")
+        link.holder = holder_of(call, plan.session)
         if method == "DELETE":
             link.end()
             return Brief(200, "")
         if method == "GET":
             return link.wait_for()
-        return await self._post(call, plan, link, wait_s=wait_s)
+        return await self._post(call, plan, link, headers, wait_s)
+
+    def recheck(self, table: Table, fact: AnyFact | None) -> None:
+        """Closes the streams of sessions that have ended, and of callers who would no longer be let in. As Streams.recheck."""
+        tenants = list(self._of_tenant) if fact is None else [fact.tenant]
+        for tenant in tenants:
+            for link in list(self._of_tenant.get(tenant, ())):
+                if not link.holder.is_admitted(table):
+                    link.end()
 
     def end(self, route: Route, remote: Remote, upstream_id: str) -> None:
         """Closes the stream of a session that was ended, where this node holds it."""
@@ -92,20 +112,25 @@ class Links:
             return None
         return link if link.is_for(remote, self._elsewhere.headers_of(route, remote)) else None
 
-    async def _initialize(self, call: Call, plan: Plan, remote: Remote, *, wait_s: float) -> Answer:
-        opened = await self._open(call, remote, wait_s=wait_s)
+    async def _initialize(
+        self, call: Call, plan: Plan, remote: Remote, headers: Mapping[str, str], wait_s: float
+    ) -> Answer:
+        opened = await self._open(call, remote, headers, wait_s)
         if not isinstance(opened, Link):
             return opened
         try:
-            answer = await self._post(call, plan, opened, wait_s=wait_s)
+            answer = await self._post(call, plan, opened, headers, wait_s)
         except BaseException:
             opened.end()
             raise
         if answer.status != 200:
             opened.end()
+        _name_session(plan, opened)
         return answer
 
-    async def _open(self, call: Call, remote: Remote, *, wait_s: float) -> Link | Answer:
+    async def _open(
+        self, call: Call, remote: Remote, headers: Mapping[str, str], wait_s: float
+    ) -> Link | Answer:
         """The server's refusal where it gives no stream. Raises UpstreamFailure."""
         route, limits = call.route, call.route.limits
         self._make_room(route.tenant)
@@ -113,7 +138,7 @@ class Links:
             "GET",
             route=route,
             remote=remote,
-            headers={"accept": "text/event-stream", "x-request-id": call.request_id},
+            headers={**headers, "accept": "text/event-stream"},
             body=None,
             limits=limits,
             wait_s=wait_s,
@@ -128,9 +153,10 @@ class Links:
             remote=remote,
             headers=self._elsewhere.headers_of(route, remote),
             event_bytes=limits.event_bytes,
-            pace=self._pace_of(route.tenant),
+            pace=self._pace_of(route.tenant, route.environment),
             hold=lambda grown: self._hold(route.tenant, grown),
             on_dropped=self._metrics.events_dropped.inc,
+            holder=holder_of(call, None),
         )
         self._keep(route, link)
         try:
@@ -140,14 +166,16 @@ class Links:
             raise
         return link
 
-    async def _post(self, call: Call, plan: Plan, link: Link, *, wait_s: float) -> Answer:
+    async def _post(
+        self, call: Call, plan: Plan, link: Link, headers: Mapping[str, str], wait_s: float
+    ) -> Answer:
         """Raises UpstreamFailure."""
         body = plan.body or b""
         ids, tokens = _expected(plan, body)
         told = link.wait_for(ids, tokens) if ids else None
         try:
             for raw in split_messages(body):
-                refused = await self._say(call, plan, link, raw, wait_s=wait_s)
+                refused = await self._say(call, plan, link, raw, headers, wait_s)
                 if refused is not None:
                     if told is not None:
                         told.close()
@@ -161,7 +189,9 @@ class Links:
             raise
         return told
 
-    async def _say(self, call: Call, plan: Plan, link: Link, raw: bytes, *, wait_s: float) -> Answer | None:
+    async def _say(
+        self, call: Call, plan: Plan, link: Link, raw: bytes, headers: Mapping[str, str], wait_s: float
+    ) -> Answer | None:
         """The server's refusal, if it does not take the message. Raises UpstreamFailure."""
         assert plan.target.remote is not None
         kept = {name: value for name, value in plan.headers.items() if name != SESSION_HEADER}
@@ -169,7 +199,7 @@ class Links:
             "POST",
             route=call.route,
             remote=plan.target.remote,
-            headers={**kept, "x-request-id": call.request_id},
+            headers={**kept, **headers},
             body=raw,
             limits=call.route.limits,
             wait_s=wait_s,
@@ -219,6 +249,21 @@ class Links:
             del self._held[tenant]
         if grown > 0 and self._held[tenant] > TENANT_BYTES:
             raise Overfull
+
+
+def _name_session(plan: Plan, link: Link) -> None:
+    """The client's session gets its id with the answer: from then on the Link ends with it."""
+    open_session = plan.open_session
+    if open_session is None:
+        return
+
+    def open_and_tell(result: bytes, upstream_id: str) -> Headers:
+        headers = open_session(result, upstream_id)
+        if plan.session is not None:
+            link.holder = replace(link.holder, session=plan.session)
+        return headers
+
+    plan.open_session = open_and_tell
 
 
 def _expected(plan: Plan, body: bytes) -> tuple[set[Key], set[Key]]:

@@ -12,9 +12,11 @@ from hosting.dataplane.forwarding.links import Links
 from hosting.dataplane.forwarding.scripts import Scripts
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import REPEATABLE, SESSION_HEADER
-from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, Refusal
+from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, REMOTE_LOOP, Refusal
 
 GOODBYE_S = 5.0
+HOPS_HEADER = "smcp-hops"
+MAX_HOPS = 3  # a gateway in front of another's is no loop
 
 
 class Sender:
@@ -61,9 +63,14 @@ class Sender:
         any breaker. Raises UpstreamFailure, Refusal."""
         wait_s = call.within_budget(wait_s or call.route.limits.answer_timeout_s)
         remote = plan.target.remote
+        headers = {"x-request-id": call.request_id}
+        if remote is not None:
+            headers[HOPS_HEADER] = str(_hops(call) + 1)
         if remote is not None and remote.transport == "sse":
-            return await self._links.send(call, plan, method=method or plan.method, wait_s=wait_s)
-        return await self._once(call.route, plan, call.request_id, method=method, wait_s=wait_s)
+            return await self._links.send(
+                call, plan, method=method or plan.method, headers=headers, wait_s=wait_s
+            )
+        return await self._once(call.route, plan, headers, method=method, wait_s=wait_s)
 
     async def say_goodbye(self, route: Route, plan: Plan, *, request_id: str) -> None:
         """DELETE of the server's own session; its answer changes nothing, and it has GOODBYE_S for it."""
@@ -72,7 +79,8 @@ class Sender:
             self._links.end(route, remote, plan.headers.get(SESSION_HEADER, ""))
             return
         try:
-            answer = await self._once(route, plan, request_id, method="DELETE", wait_s=GOODBYE_S)
+            headers = {"x-request-id": request_id}
+            answer = await self._once(route, plan, headers, method="DELETE", wait_s=GOODBYE_S)
         except (UpstreamFailure, Refusal):
             return
         answer.close()
@@ -87,14 +95,16 @@ class Sender:
             return True
         return self._links.holds(call.route, remote, upstream_id)
 
-    async def _once(self, route: Route, plan: Plan, request_id: str, *, method: str, wait_s: float) -> Answer:
+    async def _once(
+        self, route: Route, plan: Plan, headers: dict[str, str], *, method: str, wait_s: float
+    ) -> Answer:
         remote = plan.target.remote
         if remote is not None:
             return await self._elsewhere.send(
                 method or plan.method,
                 route=route,
                 remote=remote,
-                headers={**plan.headers, "x-request-id": request_id},
+                headers={**plan.headers, **headers},
                 body=plan.body,
                 limits=route.limits,
                 wait_s=wait_s,
@@ -107,8 +117,17 @@ class Sender:
             tenant=route.tenant,
             dispatch=dispatch,
             target=plan.target,
-            headers={**plan.headers, "x-request-id": request_id},
+            headers={**plan.headers, **headers},
             body=plan.body,
             limits=route.limits,
             wait_s=wait_s,
         )
+
+
+def _hops(call: Call) -> int:
+    """Through how many gateways the request has come: a tenant may name our own endpoint as the server elsewhere. Raises Refusal."""
+    said = call.headers.get(HOPS_HEADER, "0")
+    hops = int(said) if said.isascii() and said.isdigit() and len(said) < 4 else MAX_HOPS
+    if hops >= MAX_HOPS:
+        raise Refusal(REMOTE_LOOP)
+    return hops

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hosting.dataplane.call import Call
-from hosting.dataplane.contract import AnyFact
+from hosting.dataplane.contract import AnyFact, Route
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.pace import Line, Pace
 from hosting.dataplane.sessions.session import Session
@@ -32,16 +33,37 @@ class Stream(Protocol):
     def stop(self, reason: StopReason) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who opened something that stays open, and under which session (None: none yet)."""
+
+    route: Route
+    kind: str
+    key_id: str
+    session: Session | None
+
+    def is_admitted(self, table: Table) -> bool:
+        """Whether they would still be let in: a stream must not outlive what opened it."""
+        route, session = table.route_now(self.route), self.session
+        if route is None or table.suspension_of(route) is not None:
+            return False
+        if self.kind != "probe" and self.kind not in route.access:
+            return False
+        if session is not None and table.has_ended(route, session.handle, session.issued_at):
+            return False
+        return self.kind != "api_key" or table.has_credential(self.route.tenant, self.key_id)
+
+
+def holder_of(call: Call, session: Session | None) -> Holder:
+    return Holder(call.route, call.caller.kind, call.caller.key_id, session)
+
+
 def is_admitted(call: Call, session: Session | None, table: Table) -> bool:
-    """Whether the caller would still be let in: a stream must not outlive what opened it."""
-    route = table.route_now(call.route)
-    if route is None or table.suspension_of(route) is not None:
-        return False
-    if not call.is_probe and call.caller.kind not in route.access:
-        return False
-    if session is not None and table.has_ended(route, session.handle, session.issued_at):
-        return False
-    return call.caller.kind != "api_key" or table.has_credential(call.route.tenant, call.caller.key_id)
+    """Whether the caller would still be let in."""
+    return holder_of(call, session).is_admitted(table)
+
+
+Recheck = Callable[[Table, AnyFact | None], None]
 
 
 class Streams:
@@ -51,6 +73,7 @@ class Streams:
         self._reports = reports
         self._metrics = metrics
         self._open: dict[str, set[Stream]] = {}
+        self._also: list[Recheck] = []
         self._lines: dict[str, Line] = {}
         self._paces: dict[tuple[str, str], Pace] = {}
 
@@ -82,6 +105,10 @@ class Streams:
             if not call.is_probe:
                 self._reports.stream_closed(call.route, release)
 
+    def also(self, recheck: Recheck) -> None:
+        """Somebody else who keeps open what callers opened."""
+        self._also.append(recheck)
+
     def recheck(self, table: Table, fact: AnyFact | None) -> None:
         """Ends the streams of callers who would no longer be let in: after one fact, or (None) after a full reload."""
         tenants = list(self._open) if fact is None else [fact.tenant]
@@ -89,6 +116,8 @@ class Streams:
             for stream in list(self._open.get(tenant, ())):
                 if not stream.is_admitted(table):
                     stream.stop("revoked")
+        for recheck in self._also:
+            recheck(table, fact)
 
     def stop_listening(self) -> None:
         """The first act of a drain: whoever only listens can listen elsewhere."""

@@ -110,6 +110,7 @@ UNREACHABLE = Kind("unreachable", 502, -32603, "the server cannot be reached")
 ANSWER_TIMEOUT = Kind("answer_timeout", 504, -32603, "the server did not answer in time")
 REMOTE_FORBIDDEN = Kind("remote_forbidden", 502, -32603, "the server's address is not public")
 REMOTE_LOCKED = Kind("remote_locked", 502, -32603, "this gateway cannot open the server's configured headers")
+REMOTE_LOOP = Kind("remote_loop", 508, -32603, "the server's address leads back to this gateway")
 REMOTE_FULL = Kind("busy", 429, -32000, "too many connections to this server are in use")
 BUDGET_SPENT = Kind("budget_spent", 504, -32603, "the server did not answer in the time this request had")
 CIRCUIT_OPEN = Kind(
