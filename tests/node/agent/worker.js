@@ -24,8 +24,9 @@ export class Agent extends McpAgent {
       }
       return text(`counted to ${to}`);
     });
-    this.server.registerTool("ask", { description: "Asks for a name", inputSchema: {} }, async () => {
-      const { content } = await this.server.server.elicitInput({ message: "Who are you?", requestedSchema: question });
+    this.server.registerTool("ask", { description: "Asks for a name", inputSchema: {} }, async (_args, { requestId }) => {
+      const asked = { message: "Who are you?", requestedSchema: question };
+      const { content } = await this.server.server.elicitInput(asked, { relatedRequestId: requestId });
       return text(`Hello, ${content.name}!`);
     });
   }
