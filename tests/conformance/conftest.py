@@ -24,4 +24,5 @@ def stage(account: Account, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="package")
 def everything(stage: Stage) -> str:
     """The endpoint of the everything server as a Worker that speaks both eras."""
-    return stage.publish("everything", stage.upload("everything", ERAS="both"), "both")
+    script = stage.upload("everything", ERAS="both")
+    return stage.publish("everything", script, "both", has_sessions=True)

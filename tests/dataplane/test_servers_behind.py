@@ -211,6 +211,13 @@ class TestLies:
         assert response.status_code in {502, 504}
         assert error_of(response)[1] == -32603
 
+    def test_white_space_around_a_headers_value_is_no_part_of_it(self, world: World) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type:  application/json \t\r\n"
+        world.standin.answer_raw(
+            head + b"content-length: " + str(len(RESULT)).encode() + b"\r\n\r\n" + RESULT
+        )
+        assert self.caller(world, "lies-blank").modern("tools/call", {"name": "x"}).content == RESULT
+
     def test_an_answer_that_drips_is_given_up(self, world: World) -> None:
         world.standin.answer_raw(HEAD + b"content-length: 1000\r\n\r\n{", stays_open=True)
         caller = self.caller(world, "lies-drip", answer_timeout_s=1)

@@ -112,6 +112,12 @@ def test_headers_without_measure_are_refused(world: World, caller: Caller, lines
     assert world.standin.seen == []
 
 
+def test_white_space_around_a_headers_value_is_no_part_of_it(world: World, caller: Caller) -> None:
+    lines = ("mcp-protocol-version: \t 2025-11-25 \t", f"content-length: {len(BODY)}", "connection: close")
+    assert exchange(world, head(caller, world, *lines) + BODY).startswith(b"HTTP/1.1 200")
+    assert world.standin.seen[-1]["headers"]["mcp-protocol-version"] == "2025-11-25"
+
+
 def test_a_header_cannot_be_injected_through_an_allowed_one(world: World, caller: Caller) -> None:
     for value in ("a\r\nsmcp-tenant: x", "a\nsmcp-tenant: x", "a\rsmcp-tenant: x"):
         exchange(world, head(caller, world, f"mcp-param-x: {value}", f"content-length: {len(BODY)}") + BODY)

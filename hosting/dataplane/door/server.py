@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_in_head:
             return  # a trailer, which nobody asked for
-        self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value.strip(b" \t")))  # llhttp keeps what follows a value
         if len(self._headers) > MAX_HEAD_BYTES // 32:
             raise _TooLargeError
 

@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._state == "asked":
-            self.headers[name.lower()] = value
+            self.headers[name.lower()] = value.strip(b" \t")  # llhttp keeps what follows a value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
