@@ -6,18 +6,22 @@ one heard still says whether the server logs or can be subscribed to, which is a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 
 import msgspec
 
-from hosting.dataplane.bridges.to_modern.asked import Fields, own_request
+from hosting.dataplane.bridges.to_modern.asked import Asked, Fields, own_request
 from hosting.dataplane.bridges.to_modern.introduction import Introduction, read_introduction
 from hosting.dataplane.bridges.to_modern.toolbook import Book, Books, rewrite_list
-from hosting.dataplane.bridges.to_modern.way import Way, Ways
+from hosting.dataplane.bridges.to_modern.way import Attempt, Way, Ways
 from hosting.dataplane.forwarding.conversation import Said
+from hosting.dataplane.forwarding.upstream import UpstreamFailure
 from hosting.dataplane.protocol.errors import ANSWER_CUT, BROKEN_ANSWER, Refusal
 
+ERRAND_S = 30.0  # for one answer
+HELD_MESSAGE_BYTES = 512  # what a message costs besides its bytes
 MAX_KEPT = 5000  # introductions
 MAX_PAGES = 20  # of a list that is read for its schemas
 _NOT_MODERN = frozenset({400, 404, 405, 406, 415, 422})
@@ -86,17 +90,30 @@ class Errands:
         is_refused = attempt.answer.status in _NOT_MODERN and not attempt.answer.dispatch_error
         try:
             with self._ways.counted(way, attempt.plan, attempt.started):
-                async for said in attempt.conversation.messages():
-                    if said.spoken.answers(asked.upstream_id) or said.status != 200:
-                        self._ways.answered(way, attempt, len(said.raw))
-                        return _fields_of(said)
-                raise Refusal(ANSWER_CUT)
+                said = await self._answer_to(asked, way, attempt)
         except Refusal as refusal:
             if is_refused and refusal.kind is BROKEN_ANSWER:  # an error without JSON-RPC
                 raise NotModern from None
             raise
         finally:
             attempt.close()
+        self._ways.answered(way, attempt, len(said.raw))
+        return _fields_of(said)
+
+    async def _answer_to(self, asked: Asked, way: Way, attempt: Attempt) -> Said:
+        """Bounded, whatever the server says before it. Raises UpstreamFailure (timeout, too_large), Refusal."""
+        limits, heard_bytes = way.call.route.limits, 0
+        try:
+            async with asyncio.timeout(min(limits.answer_timeout_s, ERRAND_S)):
+                async for said in attempt.conversation.messages():
+                    if said.spoken.answers(asked.upstream_id) or said.status != 200:
+                        return said
+                    heard_bytes += len(said.raw) + HELD_MESSAGE_BYTES
+                    if heard_bytes > limits.event_bytes:
+                        raise UpstreamFailure("too_large")
+        except TimeoutError:
+            raise UpstreamFailure("timeout") from None
+        raise Refusal(ANSWER_CUT)
 
     def _find(self, way: Way) -> tuple[float, Introduction] | None:
         public = self._kept.get(self._key(way, is_public=True))
