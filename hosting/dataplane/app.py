@@ -129,6 +129,7 @@ class App:
                 asker=asker,
                 proxy=proxy,
                 streams=self._streams,
+                journal=self._journal,
             ),
             renewals=renewals,
             activity=self._activity,

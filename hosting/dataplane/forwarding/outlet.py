@@ -5,6 +5,10 @@ is to say and comes soon, otherwise as a stream of events.
 leaves: a modern request is cancelled, and so is the work of it; a legacy one goes on for UNREAD_ANSWER_S. The gateway shuts down, or
 the caller's access ends: the work is cancelled, and whoever waits is told. What the work raises becomes an honest error in the place
 of every answer that is still owed, or goes on to the gateway's frame while nothing was written.
+
+With a journal, what a legacy request is told before its answer is logged before it is sent, and its answer with it, so that the client can
+come back for the rest to any node; the work then goes on for as long as the log lives. Newer clients get a place to come back to when
+they have heard nothing for PRIME_AFTER_S.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ import msgspec
 from hosting.dataplane.call import EVENTS, JSON, Call
 from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.facts.routes import Table
+from hosting.dataplane.forwarding.journal import Journal, Log, Record
+from hosting.dataplane.forwarding.journal_scripts import LIFE_S
 from hosting.dataplane.forwarding.streams import StopReason, is_admitted
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
 from hosting.dataplane.forwarding.verdicts import FAILURES
-from hosting.dataplane.protocol.era import META_SUBSCRIPTION
+from hosting.dataplane.protocol.era import META_SUBSCRIPTION, POLLING_REVISION
 from hosting.dataplane.protocol.errors import (
     ACCESS_ENDED,
     ANSWER_CUT,
@@ -38,7 +44,10 @@ from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.settings import Settings
 
 RECONNECT_MS = 1000  # what clients are asked to wait when we shut down
-UNREAD_ANSWER_S = 120.0  # how long a legacy request goes on for a client who left
+UNREAD_ANSWER_S = 120.0  # how long a legacy request goes on for a client who left and cannot come back
+PRIME_AFTER_S = 0.5
+PATIENCE_S = 10.0  # with a Redis that is away, where nobody waits
+HANG_UP_S = 1.0
 
 
 class Outlet:
@@ -53,6 +62,7 @@ class Outlet:
         is_listening: bool = False,
         session: Session | None = None,
         headers: Headers = (),
+        journal: Journal | None = None,
     ) -> None:
         self.is_listening = is_listening
         self._call = call
@@ -63,9 +73,15 @@ class Outlet:
         self._form: Literal["", "json", "stream"] = ""
         self._is_client_gone = False
         self._sent_at = time.monotonic()
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of writing
+        self._order = asyncio.Lock()  # of what is kept and then written
         self._task: asyncio.Task[object] | None = None
         self._stop: StopReason | None = None
+        self._log: Log | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._hanging_up: asyncio.Task[None] | None = None
+        is_kept = session is not None and not is_listening and call.era == "legacy" and not call.is_probe
+        self._journal = journal if is_kept else None
 
     @property
     def is_begun(self) -> bool:
@@ -75,6 +91,8 @@ class Outlet:
     async def end(self) -> None:
         """The stream's end, with nothing more to say: for work that was given up at the client's own wish."""
         await self.begin()
+        if self._log is not None:
+            await self._log.append([], ends="done")
         if not self._is_client_gone and self._form == "stream":
             await self._call.exchange.end()
 
@@ -83,9 +101,13 @@ class Outlet:
 
     def stop(self, reason: StopReason) -> None:
         """Ends the work from outside; a legacy request survives its client, for a while."""
-        if reason == "client_gone" and self._call.era == "legacy" and not self.is_listening:
+        if reason == "moved" and not self._is_client_gone:
+            self._hanging_up = asyncio.create_task(self._hang_up())
+        if reason == "moved" or (
+            reason == "client_gone" and self._call.era == "legacy" and not self.is_listening
+        ):
             self._is_client_gone = True
-            asyncio.get_running_loop().call_later(UNREAD_ANSWER_S, self._give_up)
+            self._wait_for_client()
             return
         self._cancel(reason)
 
@@ -93,15 +115,15 @@ class Outlet:
         """The head of the stream, for a client who is to know that it stands. Raises ClientGone."""
         await self._write(KEEPALIVE)
 
-    async def say(self, message: bytes, *, event_id: bytes | None = None) -> None:
+    async def say(self, message: bytes) -> None:
         """A request or notification to the client. Raises ClientGone (modern, or listening)."""
-        await self._write(encode_event(message, event_id=event_id))
+        await self._tell(message)
 
     async def answer(self, request_id: JsonRpcId, message: bytes, *, status: int = 200) -> None:
         """One of the answers that are owed, once. `status` counts where it is the only thing said. Raises ClientGone."""
         self._left.remove(request_id)
         if self._form or self._left:
-            await self._write(encode_event(message))
+            await self._tell(message)
             return
         async with self._turn:
             self._form = "json"
@@ -130,9 +152,12 @@ class Outlet:
             self._task = None
             watcher.cancel()
             keeper.cancel()
-            if expiry is not None:
-                expiry.cancel()
-        if self._form == "stream" and not self._is_client_gone and self._stop != "client_gone":
+            for timer in (expiry, self._patience):
+                if timer is not None:
+                    timer.cancel()
+            if self._log is not None:
+                await self._log.release()
+        if self._form == "stream" and not self._is_client_gone and self._stop not in {"client_gone", "lost"}:
             await self._call.exchange.end()
 
     async def _carry(self, work: Coroutine[Any, Any, None]) -> None:
@@ -154,7 +179,7 @@ class Outlet:
 
     async def _farewell(self) -> Refusal | None:
         """Ends a stopped stream so that the client knows what to do: reconnect, or take the answer for lost."""
-        if self._stop == "client_gone" or self._form == "json":
+        if self._stop in {"client_gone", "lost"} or self._form == "json":
             return None
         if self._stop != "drain":
             return Refusal(ACCESS_ENDED)
@@ -170,8 +195,44 @@ class Outlet:
         if not self._form:
             problem.request_id = self._left[0] if self._left else None
             raise problem
-        for request_id in self._left:
-            await self._write(encode_event(error_body(request_id, problem.kind.code, problem.message)))
+        for request_id in list(self._left):
+            await self.answer(request_id, error_body(request_id, problem.kind.code, problem.message))
+
+    async def _tell(self, message: bytes) -> None:
+        """Kept, then sent, one after the other; a message without data is only a place to come back to."""
+        async with self._order:
+            (event_id,) = await self._keep(Record(message))
+            if message or event_id is not None:
+                retry_ms = None if message else RECONNECT_MS
+                await self._write(encode_event(message, event_id=event_id, retry_ms=retry_ms))
+
+    async def _keep(self, record: Record) -> list[bytes | None]:
+        """The id of an event, if it is kept: nothing is of a stream that is over at once."""
+        if self._log is None:
+            if self._journal is None or not self._left or self._is_client_gone:
+                return [None]
+            assert self._session is not None
+            self._log = self._journal.new_log(self._session, self._call.route, requests=self._left)
+            self._log.on_asked = lambda: self.stop("moved")
+            self._log.on_lost = lambda: self.stop("lost")
+        patience_s = PATIENCE_S if self._is_client_gone else 0.0
+        return await self._log.append(
+            [record], ends="" if self._left else "done", position=b"", patience_s=patience_s
+        )
+
+    def _wait_for_client(self) -> None:
+        """It has left, or waits elsewhere: the work goes on for as long as it may come back."""
+        if self._patience is not None:
+            self._patience.cancel()
+        is_kept = self._log is not None and self._log.is_kept
+        wait_s = LIFE_S if is_kept else UNREAD_ANSWER_S
+        self._patience = asyncio.get_running_loop().call_later(wait_s, self._cancel, "client_gone")
+
+    async def _hang_up(self) -> None:
+        """On a client that has another connection by now."""
+        with suppress(TimeoutError, ClientGone):
+            async with asyncio.timeout(HANG_UP_S):
+                await self._call.exchange.end()
 
     def _end_with_key(self) -> asyncio.TimerHandle | None:
         """A stream must not outlive what opened it, whether that was taken away or ran out."""
@@ -182,6 +243,11 @@ class Outlet:
 
     async def _keep_alive(self) -> None:
         keepalive_s = self._settings.keepalive_s
+        if self._journal is not None and self._session is not None:
+            await asyncio.sleep(PRIME_AFTER_S)
+            if self._log is None and not self._form and self._session.revision >= POLLING_REVISION:
+                with suppress(ClientGone):  # `stop` knows
+                    await self._tell(b"")
         while self._form != "json":
             left_s = self._sent_at + keepalive_s - time.monotonic()
             if left_s > 0:
@@ -205,9 +271,6 @@ class Outlet:
                 self.stop("client_gone")
                 if not self._is_client_gone:
                     raise
-
-    def _give_up(self) -> None:
-        self._cancel("client_gone")
 
     def _cancel(self, reason: StopReason) -> None:
         if self._stop is None and self._task is not None:

@@ -25,6 +25,7 @@ from hosting.dataplane.bridges.to_modern.way import Way, Ways
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
 from hosting.dataplane.contract import Target
 from hosting.dataplane.forwarding.asking import Asker
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.streams import Streams
@@ -32,6 +33,7 @@ from hosting.dataplane.forwarding.upstream import UpstreamFailure
 from hosting.dataplane.forwarding.verdicts import FAILURES
 from hosting.dataplane.protocol.era import LISTEN
 from hosting.dataplane.protocol.errors import (
+    ANSWER_LOST,
     BROKEN_ANSWER,
     BUSY,
     INVALID_REQUEST,
@@ -66,6 +68,7 @@ class ToModern:
         asker: Asker,
         proxy: Proxy,
         streams: Streams,
+        journal: Journal,
     ) -> None:
         self._settings = settings
         self._streams = streams
@@ -85,7 +88,9 @@ class ToModern:
             node=mailbox.node,
             question_s=settings.question_s,
         )
-        self._carrier = Carrier(parts=parts, running=self._running, streams=streams, settings=settings)
+        self._carrier = Carrier(
+            parts=parts, running=self._running, streams=streams, settings=settings, journal=journal
+        )
 
     async def post(self, call: Call, plan: Plan, body: bytes) -> bool:
         """Answers a POST. False, and nothing is answered: the server turned out to speak no modern revision, though it was
@@ -110,6 +115,8 @@ class ToModern:
         """
         session = plan.session
         assert session is not None
+        if plan.resumes is not None:  # of a stream that only a server it had before could go on with
+            raise Refusal(ANSWER_LOST, request_id=plan.resumes)
         way = Way(call, plan.target, client_of(session))
         async with self._listeners.hold(way, session) as box:
             listener = Listener(

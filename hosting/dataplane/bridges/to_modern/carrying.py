@@ -11,6 +11,7 @@ from hosting.dataplane.bridges.to_modern.running import Running
 from hosting.dataplane.bridges.to_modern.turn import Parts, Turn
 from hosting.dataplane.bridges.to_modern.way import Way
 from hosting.dataplane.call import JSON
+from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
@@ -25,8 +26,11 @@ AT_ONCE = 8  # requests of one batch that are at their servers together
 class Carrier:
     """One per process."""
 
-    def __init__(self, *, parts: Parts, running: Running, streams: Streams, settings: Settings) -> None:
+    def __init__(
+        self, *, parts: Parts, running: Running, streams: Streams, settings: Settings, journal: Journal
+    ) -> None:
         self._parts = parts
+        self._journal = journal
         self._running = running
         self._streams = streams
         self._settings = settings
@@ -101,7 +105,7 @@ class Carrier:
                 await turn.close()
 
     def _outlet(self, way: Way, session: Session, ids: Sequence[JsonRpcId]) -> Outlet:
-        return Outlet(way.call, settings=self._settings, ids=ids, session=session)
+        return Outlet(way.call, settings=self._settings, ids=ids, session=session, journal=self._journal)
 
 
 def _go_on_after_cancel() -> None:
