@@ -113,24 +113,30 @@ class App:
             reports=self._reports,
             metrics=self._metrics,
         )
+        to_modern = ToModern(
+            settings=settings,
+            redis=self._redis,
+            mailbox=self._mailbox,
+            renewals=renewals,
+            asker=asker,
+            proxy=proxy,
+            streams=self._streams,
+            journal=self._journal,
+        )
         self._gateway = Gateway(
             settings=settings,
             follower=self._follower,
             proxy=proxy,
+            to_modern=to_modern,
             resumer=Resumer(
-                settings=settings, journal=self._journal, asker=asker, proxy=proxy, metrics=self._metrics
-            ),
-            journal=self._journal,
-            to_modern=ToModern(
                 settings=settings,
-                redis=self._redis,
-                mailbox=self._mailbox,
-                renewals=renewals,
+                journal=self._journal,
                 asker=asker,
                 proxy=proxy,
-                streams=self._streams,
-                journal=self._journal,
+                metrics=self._metrics,
+                adopt=to_modern.take_up,
             ),
+            journal=self._journal,
             renewals=renewals,
             activity=self._activity,
             streams=self._streams,

@@ -29,7 +29,7 @@ from hosting.dataplane.bridges.to_modern.answers import (
 from hosting.dataplane.bridges.to_modern.asked import Client, own_request, read_asked
 from hosting.dataplane.bridges.to_modern.introduction import initialize_result, read_introduction
 from hosting.dataplane.bridges.to_modern.param_headers import InvalidAnnotation, annotated, headers_of
-from hosting.dataplane.bridges.to_modern.questions import Asker, Questions, check_capability, read_answer
+from hosting.dataplane.bridges.to_modern.questions import Questions, Waiter, check_capability, read_answer
 from hosting.dataplane.bridges.to_modern.toolbook import Book, rewrite_list
 from hosting.dataplane.bridges.to_modern.wrapping import wrapped_result, wrapped_schema
 from hosting.dataplane.call import Plan
@@ -304,18 +304,18 @@ class TestQuestions:
     )
 
     def test_an_id_leads_to_its_asker_and_only_for_its_session(self) -> None:
-        questions, asker = Questions(RING), Asker("node-1", "b" * 32, 7)
-        question = questions.write("k", raw({"method": "roots/list"}), asker, self.SESSION, ROUTE)
+        questions, waiter = Questions(RING), Waiter("node-1", "b" * 32, 7)
+        question = questions.write("k", raw({"method": "roots/list"}), waiter, self.SESSION, ROUTE)
         assert json.loads(question.message)["id"] == question.id
-        assert questions.asker_of(question.id, self.SESSION, ROUTE) == asker
+        assert questions.waiter_of(question.id, self.SESSION, ROUTE) == waiter
         other = Sessions(RING).new(principal="p", now=1e9, capabilities=0)
-        assert questions.asker_of(question.id, other, ROUTE) is None
-        assert questions.asker_of(7, self.SESSION, ROUTE) is None
+        assert questions.waiter_of(question.id, other, ROUTE) is None
+        assert questions.waiter_of(7, self.SESSION, ROUTE) is None
 
     @pytest.mark.parametrize("entry", [1, {}, {"method": 1}, {"method": "roots/list", "params": []}])
     def test_what_is_no_question_is_none(self, entry: Any) -> None:
         with pytest.raises(Unanswerable):
-            Questions(RING).write("k", raw(entry), Asker("n", "b", 1), self.SESSION, ROUTE)
+            Questions(RING).write("k", raw(entry), Waiter("n", "b", 1), self.SESSION, ROUTE)
 
     @pytest.mark.parametrize(
         ("declared", "method", "params", "is_declared"),

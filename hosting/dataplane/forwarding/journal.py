@@ -232,6 +232,10 @@ class Log:
         return self._is_open and not self._is_closed
 
     @property
+    def stream(self) -> str:
+        return self._place.stream
+
+    @property
     def beat_keys(self) -> list[str]:
         return [self._place.meta, self._place.owner, self._place.index]
 

@@ -63,7 +63,9 @@ class Outlet:
         session: Session | None = None,
         headers: Headers = (),
         journal: Journal | None = None,
+        log: Log | None = None,
     ) -> None:
+        """`log`: of a stream that another node began, whose head this client has been sent."""
         self.is_listening = is_listening
         self._call = call
         self._settings = settings
@@ -77,16 +79,37 @@ class Outlet:
         self._order = asyncio.Lock()  # of what is kept and then written
         self._task: asyncio.Task[object] | None = None
         self._stop: StopReason | None = None
+        self._is_handed_over = False
         self._log: Log | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._hanging_up: asyncio.Task[None] | None = None
         is_kept = session is not None and not is_listening and call.era == "legacy" and not call.is_probe
         self._journal = journal if is_kept else None
+        if log is not None:
+            self._form = "stream"
+            self._attach(log)
 
     @property
     def is_begun(self) -> bool:
         """Whether anything was written: from then on errors are events."""
         return bool(self._form)
+
+    @property
+    def stream_id(self) -> str:
+        """Under which a client can come back for what is said from now on; empty where it cannot, or for more than one answer."""
+        if self._log is None and self._journal is not None and len(self._left) == 1:
+            self._begin_log()
+        return self._log.stream if self._log is not None and len(self._left) == 1 else ""
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the client is sent to another node, which may go on with what waits."""
+        is_kept = self._log is not None and self._log.is_kept
+        return self._stop == "lost" or (self._stop == "drain" and is_kept)
+
+    def hand_over(self) -> None:
+        """What is owed another node will say."""
+        self._is_handed_over = True
 
     async def end(self) -> None:
         """The stream's end, with nothing more to say: for work that was given up at the client's own wish."""
@@ -186,7 +209,7 @@ class Outlet:
         if self._form and self._call.era == "legacy":
             await self._write(b"retry: %d\n\n" % RECONNECT_MS)
         if not self.is_listening:
-            return Refusal(DRAINING)
+            return None if self._is_handed_over else Refusal(DRAINING)
         for request_id in self._left:
             await self._write(encode_event(end_of_listening(request_id)))
         return None
@@ -211,14 +234,22 @@ class Outlet:
         if self._log is None:
             if self._journal is None or not self._left or self._is_client_gone:
                 return [None]
-            assert self._session is not None
-            self._log = self._journal.new_log(self._session, self._call.route, requests=self._left)
-            self._log.on_asked = lambda: self.stop("moved")
-            self._log.on_lost = lambda: self.stop("lost")
+            self._begin_log()
+        assert self._log is not None
         patience_s = PATIENCE_S if self._is_client_gone else 0.0
         return await self._log.append(
             [record], ends="" if self._left else "done", position=b"", patience_s=patience_s
         )
+
+    def _begin_log(self) -> None:
+        assert self._journal is not None
+        assert self._session is not None
+        self._attach(self._journal.new_log(self._session, self._call.route, requests=self._left))
+
+    def _attach(self, log: Log) -> None:
+        self._log = log
+        log.on_asked = lambda: self.stop("moved")
+        log.on_lost = lambda: self.stop("lost")
 
     def _wait_for_client(self) -> None:
         """It has left, or waits elsewhere: the work goes on for as long as it may come back."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -62,12 +62,24 @@ class Taken:
     log: Log | None  # None: under a new one
 
 
+# How another part of the gateway goes on with a stream of its own making that is this node's now; None: it cannot.
+Adopt = Callable[[Call, Plan, str, Log], Awaitable[Callable[[], Awaitable[None]] | None]]
+
+
 class Resumer:
     """One per process."""
 
     def __init__(
-        self, *, settings: Settings, journal: Journal, asker: Asker, proxy: Proxy, metrics: Metrics
+        self,
+        *,
+        settings: Settings,
+        journal: Journal,
+        asker: Asker,
+        proxy: Proxy,
+        metrics: Metrics,
+        adopt: Adopt,
     ) -> None:
+        self._adopt = adopt
         self._settings = settings
         self._journal = journal
         self._asker = asker
@@ -78,11 +90,20 @@ class Resumer:
         """Answers the call. Raises Refusal or ClientGone before the answer began, never after."""
         assert plan.session is not None
         replay = Replay(
-            call, plan, after, plan.session, settings=self._settings, journal=self._journal, asker=self._asker
+            call,
+            plan,
+            after,
+            plan.session,
+            settings=self._settings,
+            journal=self._journal,
+            asker=self._asker,
+            adopt=self._adopt,
         )
         await self._proxy.stream(call, plan, replay)
         self._metrics.resumed(replay.outcome)
-        if replay.taken is not None:
+        if replay.adopted is not None:
+            await replay.adopted()
+        elif replay.taken is not None:
             await self._proxy.go_on(call, replay.taken.plan, replay.taken.answer, replay.taken.log)
 
 
@@ -99,9 +120,11 @@ class Replay(ClientEnd):
         settings: Settings,
         journal: Journal,
         asker: Asker,
+        adopt: Adopt,
     ) -> None:
         super().__init__(call, plan, settings)
         self.taken: Taken | None = None
+        self.adopted: Callable[[], Awaitable[None]] | None = None
         self.outcome: Outcome = "replayed"
         self._session = session
         self._stream = after.stream
@@ -109,6 +132,7 @@ class Replay(ClientEnd):
         self._requests = after.requests
         self._journal = journal
         self._asker = asker
+        self._adopt = adopt
         self._log: Log | None = None
         self._asks_at = 0.0
         self._sent_at = time.monotonic()
@@ -216,6 +240,11 @@ class Replay(ClientEnd):
             await self._send(page, on_sent)
             if not page.has_more:
                 break
+        self.adopted = await self._adopt(self._call, self._plan, self._stream, found)
+        if self.adopted is not None:
+            self.outcome = "taken_up"
+            self._log, self._has_successor = None, True
+            return True
         try:
             plan = self._plan_of(about, found.position)
             plan, answer = await self._ask(plan)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
@@ -107,6 +107,12 @@ class Mailbox:
         )
         delivery: Delivery = said.decode()
         return delivery
+
+    async def collect(self, tenant: str, name: str) -> None:
+        """Fetches what was left for a Box of this name at a node that is gone."""
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._fetch({msgspec.json.encode((tenant, name))})
 
     async def is_alive(self, node: str) -> bool:
         """Whether a node has given a sign of life lately. True when Redis cannot say."""

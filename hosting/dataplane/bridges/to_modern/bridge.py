@@ -5,7 +5,8 @@ The session is the gateway's alone: its id holds what every request must tell th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ from hosting.dataplane.bridges.to_modern.carrying import Carrier
 from hosting.dataplane.bridges.to_modern.errands import Errands, NotModern
 from hosting.dataplane.bridges.to_modern.introduction import initialize_result
 from hosting.dataplane.bridges.to_modern.listening import Listener, Listeners
-from hosting.dataplane.bridges.to_modern.questions import Questions
+from hosting.dataplane.bridges.to_modern.parking import Parking
+from hosting.dataplane.bridges.to_modern.questions import Questions, Waiter
 from hosting.dataplane.bridges.to_modern.running import Running
 from hosting.dataplane.bridges.to_modern.toolbook import Books
 from hosting.dataplane.bridges.to_modern.turn import Parts
@@ -25,7 +27,7 @@ from hosting.dataplane.bridges.to_modern.way import Way, Ways
 from hosting.dataplane.call import EMPTY, JSON, Call, Plan
 from hosting.dataplane.contract import Target
 from hosting.dataplane.forwarding.asking import Asker
-from hosting.dataplane.forwarding.journal import Journal
+from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.streams import Streams
@@ -44,7 +46,7 @@ from hosting.dataplane.protocol.errors import (
     error_body,
 )
 from hosting.dataplane.protocol.jsonrpc import Message
-from hosting.dataplane.sessions.mailbox import Mailbox
+from hosting.dataplane.sessions.mailbox import Delivery, Mailbox
 from hosting.dataplane.sessions.renewals import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE, Renewals
 from hosting.dataplane.sessions.session import Session, capability_bits, client_text
 from hosting.dataplane.sessions.wishes import Wishes
@@ -79,12 +81,20 @@ class ToModern:
         self._questions = Questions(settings.sealing_keys)
         self._running = Running(installation=settings.installation, mailbox=mailbox, redis=redis)
         self._listeners = Listeners(installation=settings.installation, mailbox=mailbox, redis=redis)
+        self._parking = Parking(
+            installation=settings.installation,
+            node=mailbox.node,
+            ring=settings.sealing_keys,
+            redis=redis,
+            question_s=settings.question_s,
+        )
         parts = Parts(
             ways=self._ways,
             errands=self._errands,
             books=self._books,
             questions=self._questions,
             wishes=self._wishes,
+            parking=self._parking,
             node=mailbox.node,
             question_s=settings.question_s,
         )
@@ -139,6 +149,19 @@ class ToModern:
                 raise Refusal(FAILURES[exc.kind]) from exc
             finally:
                 listener.close()
+
+    async def take_up(
+        self, call: Call, plan: Plan, stream: str, log: Log
+    ) -> Callable[[], Awaitable[None]] | None:
+        """How to go on with a stream whose node is gone, and that is this node's now; None where that cannot be."""
+        session = plan.session
+        if session is None or plan.leg != "modern":
+            return None
+        waiting = await self._parking.take(session, call.route, stream)
+        if waiting is None or waiting.release != plan.target.release:  # its state is the Release's own
+            return None
+        way = Way(call, plan.target, client_of(session))
+        return partial(self._carrier.go_on, way, session, waiting, log)
 
     def forget(self, session: Session, call: Call) -> None:
         """What this node knows of a session that has ended."""
@@ -196,14 +219,26 @@ class ToModern:
             if message.method == "notifications/cancelled" and isinstance(request_id, str | int):
                 await self._running.cancel(way.call, session, request_id)
             return
-        asker = self._questions.asker_of(message.id, session, way.call.route)
-        if asker is None:
+        waiter = self._questions.waiter_of(message.id, session, way.call.route)
+        if waiter is None:
             raise Refusal(INVALID_REQUEST, "this answers nothing that the session was asked")
-        delivery = await self._running.answer(way.call, asker, raw)
+        delivery = await self._running.answer(way.call, waiter, raw)
+        if delivery == "dead":
+            delivery = await self._answer_later(way, session, waiter, raw)
         if delivery == "full":
             raise Refusal(BUSY, headers=RETRY_SOON)
         if delivery == "away":
             raise Refusal(UNREACHABLE, "the answer cannot be passed on now", headers=RETRY_SOON, status=503)
+
+    async def _answer_later(self, way: Way, session: Session, waiter: Waiter, raw: bytes) -> Delivery:
+        """To whoever goes on with what a node that is gone had asked; `dead` when nobody will, as when it was too late."""
+        route = way.call.route
+        if not await self._parking.keep_answer(session, route, waiter.box, waiter.number, raw):
+            return "dead"
+        node = await self._parking.node_of(session, route, waiter.box)
+        if node and node != waiter.node:
+            await self._running.answer(way.call, waiter, raw, node=node)
+        return "delivered"
 
     async def _own_answer(self, way: Way, session: Session, message: Message) -> bytes | None:
         """The answer to what concerns the session alone, or cannot exist here. None: it is the server's to answer."""

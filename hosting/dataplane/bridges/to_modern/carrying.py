@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Sequence
 
 from hosting.dataplane.bridges.to_modern.asked import Asked
+from hosting.dataplane.bridges.to_modern.parking import Round
 from hosting.dataplane.bridges.to_modern.running import Running
 from hosting.dataplane.bridges.to_modern.turn import Parts, Turn
 from hosting.dataplane.bridges.to_modern.way import Way
 from hosting.dataplane.call import JSON
-from hosting.dataplane.forwarding.journal import Journal
+from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
@@ -60,6 +61,25 @@ class Carrier:
             except Refusal as refusal:
                 refusal.request_id = asked.id
                 raise
+            finally:
+                await turn.close()
+
+    async def go_on(self, way: Way, session: Session, waiting: Round, log: Log) -> None:
+        """With a request that waits for its client's answers since another node asked, on a stream that is the client's again."""
+        call, request_id = way.call, waiting.request_id
+        outlet = Outlet(
+            call, settings=self._settings, ids=[request_id], session=session, journal=self._journal, log=log
+        )
+        with self._running.enter(call, session, request_id, waiting.box) as ongoing:
+            turn = Turn(self._parts, way, session, waiting.asked, ongoing)
+            try:
+                async with self._streams.open(call, way.target.release, outlet):
+                    await outlet.run(turn.take_up(outlet, waiting))
+            except asyncio.CancelledError:
+                if not ongoing.is_cancelled:
+                    raise
+                _go_on_after_cancel()
+                await outlet.end()
             finally:
                 await turn.close()
 

@@ -22,7 +22,7 @@ MAX_QUESTION_ID = 512
 _encode = msgspec.json.Encoder().encode
 
 
-class Asker(msgspec.Struct, frozen=True, array_like=True):
+class Waiter(msgspec.Struct, frozen=True, array_like=True):
     """Who waits for an answer: a Box of a node, and there the question's number."""
 
     node: str
@@ -55,7 +55,7 @@ class Questions:
     def __init__(self, ring: Mapping[str, bytes]) -> None:
         self._seal = Seal(ring, "question")
 
-    def write(self, key: str, raw: msgspec.Raw, asker: Asker, session: Session, route: Route) -> Question:
+    def write(self, key: str, raw: msgspec.Raw, waiter: Waiter, session: Session, route: Route) -> Question:
         """Raises Unanswerable: the client has not said that it can answer this."""
         try:
             asked = _questions.decode(raw)
@@ -65,11 +65,11 @@ class Questions:
         params = dict(asked.params)
         if _text(params, "mode") == "url":
             params["elicitationId"] = msgspec.Raw(_encode(secrets.token_hex(16)))
-        question_id = self._seal.seal(msgspec.msgpack.encode(asker), _context(session, route))
+        question_id = self._seal.seal(msgspec.msgpack.encode(waiter), _context(session, route))
         message = {"jsonrpc": "2.0", "id": question_id, "method": asked.method, "params": params}
         return Question(key, question_id, _encode(message))
 
-    def asker_of(self, question_id: object, session: Session, route: Route) -> Asker | None:
+    def waiter_of(self, question_id: object, session: Session, route: Route) -> Waiter | None:
         """None for an id that this session was never asked under."""
         if not isinstance(question_id, str) or len(question_id) > MAX_QUESTION_ID:
             return None
@@ -77,7 +77,7 @@ class Questions:
             plain = self._seal.open(question_id, _context(session, route))
         except NotSealed:
             return None
-        return msgspec.msgpack.decode(plain, type=Asker)
+        return msgspec.msgpack.decode(plain, type=Waiter)
 
 
 def check_capability(method: str, params: Fields, bits: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
-from hosting.dataplane.bridges.to_modern.questions import Asker
+from hosting.dataplane.bridges.to_modern.questions import Waiter
 from hosting.dataplane.call import Call
 from hosting.dataplane.contract import Keys
 from hosting.dataplane.protocol.errors import JsonRpcId
@@ -70,6 +70,16 @@ class Ongoing:
         self.tell()
         return self._waiting.setdefault(number, asyncio.get_running_loop().create_future())
 
+    def hear(self, number: int, body: bytes) -> None:
+        """An answer to a question, if it is still open."""
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_result(body)
+
+    async def collect(self) -> None:
+        """The letters that another node left in this Box unread."""
+        await self._running.collect(self._call, self.box_name)
+
     def settle(self) -> None:
         """No more questions are open."""
         for future in self._waiting.values():
@@ -101,8 +111,8 @@ class Ongoing:
             letter = _letters.decode(raw)
             if letter.kind == "cancel":
                 self.cancel()
-            elif (future := self._waiting.get(letter.number)) is not None and not future.done():
-                future.set_result(letter.body)
+            else:
+                self.hear(letter.number, letter.body)
 
 
 class Running:
@@ -154,9 +164,12 @@ class Running:
             node, box = msgspec.msgpack.decode(place, type=tuple[str, str])
             await self._post(call, node, box, Letter("cancel"))
 
-    async def answer(self, call: Call, asker: Asker, body: bytes) -> Delivery:
-        """A client's answer, to whoever asked."""
-        return await self._post(call, asker.node, asker.box, Letter("answer", asker.number, body))
+    async def answer(self, call: Call, waiter: Waiter, body: bytes, *, node: str = "") -> Delivery:
+        """A client's answer, to whoever asked, or has taken that over."""
+        return await self._post(call, node or waiter.node, waiter.box, Letter("answer", waiter.number, body))
+
+    async def collect(self, call: Call, box_name: str) -> None:
+        await self._mailbox.collect(call.route.tenant, box_name)
 
     async def tell(self, call: Call, session: Session, request_id: JsonRpcId, place: bytes) -> bool:
         """Whether it was cancelled before anybody could find it."""

@@ -5,7 +5,8 @@ request on this request's stream; its answers come by POST, at any node. The req
 that state. No more than MAX_ROUNDS rounds, each as long as the installation allows.
 
 However it ends, what is still open is ended with it: the server's answer is closed (which cancels it there), and the client is told
-which questions nobody waits for any more. A node that dies takes the request with it.
+which questions nobody waits for any more. A node that goes while its client is asked leaves the request to whichever the client comes
+back to (`parking.py`); at any other time it takes the request with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -33,7 +34,8 @@ from hosting.dataplane.bridges.to_modern.answers import (
 from hosting.dataplane.bridges.to_modern.asked import Asked, Fields
 from hosting.dataplane.bridges.to_modern.errands import Errands
 from hosting.dataplane.bridges.to_modern.param_headers import headers_of
-from hosting.dataplane.bridges.to_modern.questions import Asker, Question, Questions, read_answer, withdrawal
+from hosting.dataplane.bridges.to_modern.parking import Parking, Round, round_of
+from hosting.dataplane.bridges.to_modern.questions import Question, Questions, Waiter, read_answer, withdrawal
 from hosting.dataplane.bridges.to_modern.running import Ongoing
 from hosting.dataplane.bridges.to_modern.toolbook import Books, rewrite_list
 from hosting.dataplane.bridges.to_modern.way import Attempt, Way, Ways
@@ -62,6 +64,7 @@ class Parts:
     books: Books
     questions: Questions
     wishes: Wishes
+    parking: Parking
     node: str
     question_s: float
 
@@ -96,6 +99,20 @@ class Turn:
         """Until the answer is given. Raises Refusal, UpstreamFailure."""
         wanted, self._wanted = self._wanted, None
         reply: bytes | InputRequired = wanted or await self._reply(self._attempt or await self._ask(), outlet)
+        await self._finish(outlet, reply)
+
+    async def take_up(self, outlet: Outlet, waiting: Round) -> None:
+        """`go_on` with a round of questions that another node had asked. Raises Refusal, UpstreamFailure."""
+        self._rounds, self._number = waiting.rounds, waiting.questions[-1][0]
+        questions = [Question(key, question_id, b"") for _, key, question_id in waiting.questions]
+        try:
+            self._asked = await self._answered(outlet, waiting, questions, is_parked=True, is_asked=True)
+        except Unanswerable as exc:
+            await outlet.answer(self._asked.id, body_of_unanswerable(self._asked, str(exc)))
+            return
+        await self._finish(outlet, await self._reply(await self._ask(), outlet))
+
+    async def _finish(self, outlet: Outlet, reply: bytes | InputRequired) -> None:
         while isinstance(reply, InputRequired):
             try:
                 self._asked = await self._next_round(outlet, reply)
@@ -209,33 +226,73 @@ class Turn:
         if not wanted.questions:
             await asyncio.sleep(STATE_ONLY_S)
             return self._asked.again(None, wanted.state)
+        first = self._number + 1
         questions = list(self._written(wanted.questions))
-        with self._open(questions) as waiting:
-            try:
-                for question in questions:
-                    await outlet.say(question.message)
-                answers = await self._gather(waiting)
-            finally:
-                for question in waiting.values():
+        waiting = self._round(outlet.stream_id, wanted.state, first, questions)
+        is_parked = await self._parts.parking.park(self._session, self._way.call.route, waiting)
+        return await self._answered(outlet, waiting, questions, is_parked=is_parked)
+
+    async def _answered(
+        self,
+        outlet: Outlet,
+        waiting: Round,
+        questions: list[Question],
+        *,
+        is_parked: bool,
+        is_asked: bool = False,
+    ) -> Asked:
+        """The next round's request, once all is answered. Raises Unanswerable."""
+        first, route = waiting.questions[0][0], self._way.call.route
+        numbers = {first + at: question for at, question in enumerate(questions)}
+        open_ = {self._ongoing.asks(number): question for number, question in numbers.items()}
+        is_over = True
+        try:
+            for question in questions if not is_asked else ():
+                await outlet.say(question.message)
+            if is_asked:
+                await self._recall(waiting)
+            answers = await self._gather(open_, waiting.box if is_parked else "")
+            return self._asked.again(answers, msgspec.Raw(waiting.state) if waiting.state else None)
+        except asyncio.CancelledError:
+            if is_parked and outlet.hands_over:
+                is_over = False
+                outlet.hand_over()
+            raise
+        finally:
+            self._ongoing.settle()
+            if is_over:
+                for question in open_.values():
                     with suppress(ClientGone):
                         await outlet.say(withdrawal(question, "the answer is not waited for any more"))
-        return self._asked.again(answers, wanted.state)
+                if is_parked:
+                    await self._parts.parking.unpark(self._session, route, waiting)
+
+    def _round(self, stream: str, state: msgspec.Raw | None, first: int, questions: list[Question]) -> Round:
+        return round_of(
+            self._asked,
+            release=self._way.target.release,
+            stream=stream,
+            box=self._ongoing.box_name,
+            rounds=self._rounds,
+            state=state,
+            questions=tuple((first + at, one.key, one.id) for at, one in enumerate(questions)),
+        )
+
+    async def _recall(self, waiting: Round) -> None:
+        """What was answered while nobody was there to hear it."""
+        route = self._way.call.route
+        await self._parts.parking.move(self._session, route, waiting.box)
+        for number, body in (await self._parts.parking.answers(self._session, route, waiting.box)).items():
+            self._ongoing.hear(number, body)
+        await self._ongoing.collect()
 
     def _written(self, questions: Fields) -> Iterator[Question]:
         for key, raw in questions.items():
             self._number += 1
-            asker = Asker(self._parts.node, self._ongoing.box_name, self._number)
-            yield self._parts.questions.write(key, raw, asker, self._session, self._way.call.route)
+            waiter = Waiter(self._parts.node, self._ongoing.box_name, self._number)
+            yield self._parts.questions.write(key, raw, waiter, self._session, self._way.call.route)
 
-    @contextmanager
-    def _open(self, questions: list[Question]) -> Iterator[dict[asyncio.Future[bytes], Question]]:
-        first = self._number - len(questions) + 1
-        try:
-            yield {self._ongoing.asks(first + at): question for at, question in enumerate(questions)}
-        finally:
-            self._ongoing.settle()
-
-    async def _gather(self, waiting: dict[asyncio.Future[bytes], Question]) -> Fields:
+    async def _gather(self, waiting: dict[asyncio.Future[bytes], Question], parked_in: str) -> Fields:
         """Takes what is answered out of `waiting`. Raises Unanswerable for the first refusal."""
         answers: Fields = {}
         deadline = time.monotonic() + self._parts.question_s
@@ -248,7 +305,15 @@ class Turn:
                 question, body = waiting.pop(future), future.result()
                 self._way.call.share.take(len(body))
                 answers[question.key] = read_answer(body)
+                if waiting and parked_in:  # whoever has to go on must not ask again
+                    await self._parts.parking.keep_answer(
+                        self._session, self._way.call.route, parked_in, self._number_of(question), body
+                    )
         return answers
+
+    def _number_of(self, question: Question) -> int:
+        waiter = self._parts.questions.waiter_of(question.id, self._session, self._way.call.route)
+        return 0 if waiter is None else waiter.number
 
 
 def _is_header_mismatch(body: bytes) -> bool:
