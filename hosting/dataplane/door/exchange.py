@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Literal, Protocol
 
@@ -90,6 +90,7 @@ class Exchange:
         "_news",
         "_raw_headers",
         "_status",
+        "_watchers",
         "_wire",
         "client",
         "cors",
@@ -125,6 +126,7 @@ class Exchange:
         self._held = 0
         self._body_state: Literal["open", "whole", "broken"] = "open"
         self._is_gone = False
+        self._watchers: list[Callable[[], None]] = []
         self._news: asyncio.Future[None] | None = None
         self._has_chunks = has_chunks  # HTTP/1.0 knows none: the end of such a stream is the connection's
         self._is_chunked = False
@@ -153,6 +155,9 @@ class Exchange:
         """The client has closed its connection."""
         self._is_gone = True
         self.break_off()
+        watchers, self._watchers = self._watchers, []
+        for told in watchers:
+            told()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
@@ -235,14 +240,22 @@ class Exchange:
             raise Refusal(TOO_LARGE, f"the request is larger than {limit} bytes")
         return body
 
-    async def wait_gone(self) -> None:
-        """Returns when the client has closed its connection. Only after the body was read."""
-        while not self._is_gone:
-            await self._wait()
+    def when_gone(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Calls `told` when the client has closed its connection, at once if it has; what is returned takes that back. Behind a body
+        that is larger than what is held unread nobody is seen to leave."""
+        if self._is_gone:
+            told()
+            return _nothing
+        self._watchers.append(told)
+        return partial(self._forget, told)
+
+    def _forget(self, told: Callable[[], None]) -> None:
+        if told in self._watchers:
+            self._watchers.remove(told)
 
     async def wait_gone_unread(self, share: Share) -> None:
-        """`wait_gone` for who has not read the body yet; what has come of it is taken of `share` meanwhile. Behind a body that is larger
-        than what is held unread nobody is seen to leave. Raises what `share` says.
+        """Returns when the client has closed its connection, for who has not read the body yet; what has come of that is taken of
+        `share` meanwhile. Raises what `share` says.
         """
         counted = 0
         try:
@@ -326,6 +339,10 @@ class Exchange:
             self.is_kept = False
             fields += "connection: close\r\n"
         return f"{_status_line(status)}{_date(int(time.time()))}{fields}\r\n".encode("latin-1")
+
+
+def _nothing() -> None:
+    """There is nothing to take back."""
 
 
 @lru_cache(maxsize=100)

@@ -52,6 +52,8 @@ class Connection(asyncio.Protocol):
         self._ahead: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._corked: list[bytes] = []
+        self._corked_bytes = 0
         self._is_closing = False
         self._lingered = -1
         self.deadline = 0.0
@@ -165,7 +167,19 @@ class Connection(asyncio.Protocol):
         return self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        """What is written in one go (head, event, end) leaves in one piece: each costs the system as much as all of them."""
+        self._corked.append(data)
+        self._corked_bytes += len(data)
+        if self._corked_bytes >= PIECE_BYTES:
+            self._uncork()
+        elif len(self._corked) == 1:
+            asyncio.get_running_loop().call_soon(self._uncork)
+
+    def _uncork(self) -> None:
+        if self._corked:
+            data = self._corked[0] if len(self._corked) == 1 else b"".join(self._corked)
+            self._corked, self._corked_bytes = [], 0
+            self._transport.write(data)
 
     @property
     def is_full(self) -> bool:
@@ -182,7 +196,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def say_continue(self) -> None:
-        self._transport.write(_CONTINUE)
+        self.write(_CONTINUE)
 
     @property
     def keeps(self) -> bool:
@@ -191,9 +205,10 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         if self._current is None:
-            self._transport.close()
+            self.close()
 
     def close(self) -> None:
+        self._uncork()
         self._transport.close()
 
     def abort(self) -> None:
@@ -225,7 +240,7 @@ class Connection(asyncio.Protocol):
             self._start(self._ahead.popleft())
             self.ask_for_more()
         elif self._server.is_stopping:
-            self._transport.close()
+            self.close()
         else:
             self.deadline = time.monotonic() + IDLE_S
             self._transport.resume_reading()
@@ -247,7 +262,7 @@ class Connection(asyncio.Protocol):
         """An answer to what never became a request."""
         self._server.on_refused(kind)
         body = Refusal(kind).body()
-        self._transport.write(
+        self.write(
             b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
             % (kind.status, len(body), body)
         )
@@ -255,6 +270,7 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Closes our side, and lets the client read: a reset at once could take the answer from it."""
+        self._uncork()
         self._is_closing = True
         self._lingered = 0
         is_read = not self._transport.get_write_buffer_size()

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
@@ -72,8 +73,7 @@ class ClientEnd:
         """Until the end, or a stop. Raises nothing of the client's or server's doing."""
         self._task = asyncio.current_task()
         exchange = self._call.exchange
-        watcher = asyncio.create_task(exchange.wait_gone())
-        watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop("client_gone"))
+        forget = exchange.when_gone(partial(self.stop, "client_gone"))
         expiry = self._end_with_key()
         try:
             if not exchange.status:
@@ -89,7 +89,7 @@ class ClientEnd:
         except ClientGone:
             self._stop = "client_gone"
         finally:
-            watcher.cancel()
+            forget()
             if expiry is not None:
                 expiry.cancel()
             self._task = None

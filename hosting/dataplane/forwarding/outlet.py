@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -163,8 +164,7 @@ class Outlet:
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Until `work` is done or stopped. Raises Refusal, UpstreamFailure of the work's while nothing was written."""
         self._task = asyncio.current_task()
-        watcher = asyncio.create_task(self._call.exchange.wait_gone())
-        watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop("client_gone"))
+        forget = self._call.exchange.when_gone(partial(self.stop, "client_gone"))
         keeper = asyncio.create_task(self._keep_alive())
         expiry = self._end_with_key()
         try:
@@ -173,7 +173,7 @@ class Outlet:
             self._stop = "client_gone"
         finally:
             self._task = None
-            watcher.cancel()
+            forget()
             keeper.cancel()
             for timer in (expiry, self._patience):
                 if timer is not None:

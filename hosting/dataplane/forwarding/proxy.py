@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -35,7 +35,6 @@ from hosting.dataplane.telemetry.logs import Damper
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
 
-WATCH_AFTER_S = 0.05  # a modern request that takes longer is watched for its client's leaving
 LOOK_INSIDE_BYTES = (
     1024 * 1024
 )  # larger JSON answers are neither held nor parsed: that would hold everybody up
@@ -69,7 +68,7 @@ class Proxy:
         started, sent_at = time.perf_counter(), time.monotonic()
         record = _Record(self, call, plan, started)
         try:
-            async with self._cancelled_with_client(call):
+            with _cancelled_with_client(call):
                 asked, (plan, answer) = plan, await self._asker.ask(call, plan)
             if answer.has_request:
                 _let_go_of_body(call, asked, plan)
@@ -121,7 +120,7 @@ class Proxy:
             return
         if answer.content_type != "application/json" or plan.is_listening:
             raise Refusal(BROKEN_ANSWER, request_id=plan.first_id)
-        async with self._cancelled_with_client(call):
+        with _cancelled_with_client(call):
             is_whole = await answer.read_start(
                 LOOK_INSIDE_BYTES,
                 limit=limits.response_bytes,
@@ -173,7 +172,7 @@ class Proxy:
         )  # for the server; a slow client has its own bound
         length = () if answer.size is None else (("content-length", str(answer.size)),)
         pace = self._pace_of(call)
-        async with self._cancelled_with_client(call):
+        with _cancelled_with_client(call):
             await call.exchange.begin(200, (*JSON, *call.extra, *length))
             size, waited_s, piece = 0, 0.0, answer.take_start()
             while True:
@@ -223,40 +222,6 @@ class Proxy:
         if plan.open_session is not None and isinstance(spoken[0].result, msgspec.Raw):
             return plan.open_session(bytes(spoken[0].result), upstream_session)
         return ()
-
-    @asynccontextmanager
-    async def _cancelled_with_client(self, call: Call) -> AsyncIterator[None]:
-        """A modern client's leaving cancels what is inside, which ends in ClientGone. Costs a timer until it lasts."""
-        if call.era == "legacy":
-            yield
-            return
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        watcher: asyncio.Task[None] | None = None
-        has_left = False
-
-        async def watch() -> None:
-            nonlocal has_left
-            await call.exchange.wait_gone()
-            has_left = True
-            if task is not None:
-                task.cancel()
-
-        def start() -> None:
-            nonlocal watcher
-            watcher = loop.create_task(watch())
-
-        timer = loop.call_later(WATCH_AFTER_S, start)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if has_left and task is not None:
-                task.uncancel()
-                raise ClientGone from None
-            raise
-        finally:
-            timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
 
     def _pace_of(self, call: Call) -> Pace:
         return self._streams.pace_of(call.route.tenant, call.route.environment)
@@ -310,6 +275,32 @@ class _Record:
         self._proxy.recorded(
             self._call, self._plan, latency_ms=latency_ms, failure=failure, response_bytes=response_bytes
         )
+
+
+@contextmanager
+def _cancelled_with_client(call: Call) -> Iterator[None]:
+    """A modern client's leaving cancels what is inside, which ends in ClientGone."""
+    task = asyncio.current_task()
+    if call.era == "legacy" or task is None:
+        yield
+        return
+    has_left = False
+
+    def leave() -> None:
+        nonlocal has_left
+        has_left = True
+        task.cancel()
+
+    forget = call.exchange.when_gone(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if has_left:
+            task.uncancel()
+            raise ClientGone from None
+        raise
+    finally:
+        forget()
 
 
 def _let_go_of_body(call: Call, *plans: Plan) -> None:
