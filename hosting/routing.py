@@ -130,6 +130,7 @@ def compose_routes(environments: QuerySet[Environment]) -> list[Route]:
             "access",
             "allowed_origins",
             "heals_sessions",
+            "other_paths",
             "sessions_after",
             "limits",
             "tenant__slug",
@@ -169,6 +170,7 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
         limits=Limits(**{key: value for key, value in row["limits"].items() if key in LIMITS}),
         allowed_origins=tuple(row["allowed_origins"]),
         heals=row["heals_sessions"],
+        other_paths=row["other_paths"],
         sessions_after=row["sessions_after"],
     )
 

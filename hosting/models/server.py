@@ -72,6 +72,7 @@ class Environment(TenantModel):
     sessions_after = models.PositiveBigIntegerField(
         default=0
     )  # as in contract.Route: sessions issued until this second were ended
+    other_paths = models.BooleanField(default=False)  # whether its hosts carry the code's own paths, and /ws
     route_version = models.PositiveBigIntegerField(default=0)  # of the Route last composed
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -92,6 +92,7 @@ def update_environment(
     variables: Mapping[str, str] | None = None,
     releases_kept: int | None = None,
     heals_sessions: bool | None = None,
+    other_paths: bool | None = None,
 ) -> Environment:
     """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid, OpenProxy."""
     wanted: dict[str, Any] = {}
@@ -115,6 +116,8 @@ def update_environment(
         wanted["releases_kept"] = releases_kept
     if heals_sessions is not None:
         wanted["heals_sessions"] = heals_sessions
+    if other_paths is not None:
+        wanted["other_paths"] = other_paths
     with as_tenant(tenant_id):
         environment = lock_environment(tenant_id=tenant_id, environment_id=environment_id)
         changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from ninja import Schema
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from hosting.dataplane.contract import Limits
 from hosting.models import Binding, Environment, Secret, Server
@@ -80,7 +80,7 @@ class EnvironmentIn(Wish):
 class EnvironmentPatch(Wish):
     """What is left out stays; what is given replaces the whole.
 
-    Access, origins, limits and healing hold at once; egress and variables from the next deployment on.
+    Access, origins, limits, healing and other paths hold at once; egress and variables from the next deployment on.
     """
 
     access: list[str] | None = Field(None, max_length=4)
@@ -90,6 +90,7 @@ class EnvironmentPatch(Wish):
     variables: dict[str, str] | None = None
     releases_kept: int | None = None
     heals_sessions: bool | None = None
+    other_paths: StrictBool | None = None
 
 
 class EnvironmentOut(Schema):
@@ -107,6 +108,7 @@ class EnvironmentOut(Schema):
     variables: dict[str, str]
     releases_kept: int
     heals_sessions: bool
+    other_paths: bool
     created_at: datetime
 
     @classmethod
@@ -125,6 +127,7 @@ class EnvironmentOut(Schema):
             variables=environment.variables,
             releases_kept=environment.releases_kept,
             heals_sessions=environment.heals_sessions,
+            other_paths=environment.other_paths,
             created_at=environment.created_at,
         )
 

@@ -11,6 +11,7 @@ import redis
 from django.conf import settings
 
 from hosting.dataplane.contract import Keys, Limits, Route, Suspension, decode_fact
+from smcp.common.audit import AuditEvent
 from smcp.common.tenancy import as_system
 from tests.restdoor import TenantAtTheDoor
 from tests.waiting import wait_for
@@ -122,6 +123,7 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
             "access": ["public"],
             "allowed_origins": ["https://app.example.com"],
             "heals_sessions": False,
+            "other_paths": True,
             "limits": {"requests_per_minute": 7},
         },
     )
@@ -133,6 +135,26 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
     found = wait_for(route, 1, what="the route to be published")
     assert (found.access, found.allowed_origins) == (("public",), ("https://app.example.com",))
     assert (found.heals, shown["heals_sessions"]) == (False, False)
+    assert (found.other_paths, shown["other_paths"]) == (True, True)
+
+
+def test_other_paths_are_closed_until_they_are_opened_and_who_did_is_on_record(
+    acme: TenantAtTheDoor, redis_url: str
+) -> None:
+    path = f"{make_server(acme)}/environments/production"
+    caller = acme.caller("api:write")
+    shown = caller.ok("GET", path)
+    assert shown["other_paths"] is False
+    found = wait_for(lambda: fact(redis_url, f"route/{shown['id']}"), 1, what="the route to be published")
+    assert isinstance(found, Route)
+    assert found.other_paths is False
+    for nonsense in ("yes", 1, [True]):
+        assert caller.request("PATCH", path, json={"other_paths": nonsense}).status_code == 422
+    assert caller.ok("GET", path)["other_paths"] is False
+    assert caller.ok("PATCH", path, json={"other_paths": True})["other_paths"] is True
+    with as_system():
+        entry = AuditEvent.objects.get(action="environment.updated", object_id=shown["id"])
+    assert entry.detail == {"before": {"other_paths": False}, "after": {"other_paths": True}}
 
 
 @pytest.mark.parametrize(
