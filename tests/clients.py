@@ -1,9 +1,9 @@
 """Real MCP clients, all talked to in one way: `await talk(client, url, token, steps)`.
 
     python-legacy, python-modern          PyPI `mcp` 2.x
-    mcp1-legacy                           PyPI `mcp` 1.x
+    mcp1-legacy, mcp1-sse                 PyPI `mcp` 1.x; what ends in -sse speaks HTTP+SSE, and is not among CLIENTS
     fastmcp-legacy, fastmcp-modern        PyPI `fastmcp`
-    sdk-legacy                            npm `@modelcontextprotocol/sdk` 1.x
+    sdk-legacy, sdk-sse                   npm `@modelcontextprotocol/sdk` 1.x
     client-legacy, client-modern          npm `@modelcontextprotocol/client` 2.x
     remote-legacy                         npm `mcp-remote`, with the 1.x SDK on its stdio
     inspector-legacy, inspector-modern    npm `@modelcontextprotocol/inspector` 2.x, `--cli`
@@ -37,9 +37,11 @@ ClientName = Literal[
     "python-legacy",
     "python-modern",
     "mcp1-legacy",
+    "mcp1-sse",
     "fastmcp-legacy",
     "fastmcp-modern",
     "sdk-legacy",
+    "sdk-sse",
     "client-legacy",
     "client-modern",
     "remote-legacy",

@@ -26,6 +26,7 @@ from hosting.dataplane.forwarding.farewell import Farewells
 from hosting.dataplane.forwarding.healing import Healer
 from hosting.dataplane.forwarding.journal import Journal
 from hosting.dataplane.forwarding.links import Links
+from hosting.dataplane.forwarding.passage import Passage
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.replay import Resumer
 from hosting.dataplane.forwarding.scripts import Scripts
@@ -63,6 +64,7 @@ class App:
         self._streams = Streams(reports=self._reports, metrics=self._metrics)
         self._follower = Follower(settings, self._redis, self._on_change)
         self._scripts = Scripts(settings.dispatch_keys)
+        self._passage = Passage(self._scripts.assertions)
         self._elsewhere = Elsewhere(settings)
         self._links = Links(
             self._elsewhere, settings=settings, metrics=self._metrics, pace_of=self._streams.pace_of
@@ -137,6 +139,8 @@ class App:
                 adopt=to_modern.take_up,
             ),
             journal=self._journal,
+            passage=self._passage,
+            mailbox=self._mailbox,
             renewals=renewals,
             activity=self._activity,
             streams=self._streams,
@@ -163,6 +167,7 @@ class App:
         try:
             await self._serve()
         finally:
+            await self._passage.close()
             await self._links.close()
             await self._elsewhere.close()
             await self._scripts.close()

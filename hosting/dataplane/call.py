@@ -26,6 +26,7 @@ JSON: Headers = (
     ("cache-control", "no-store"),
     ("x-content-type-options", "nosniff"),
 )
+PROBLEM: Headers = (("content-type", "application/problem+json"), *JSON[1:])
 EVENTS: Headers = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-store, no-transform"),

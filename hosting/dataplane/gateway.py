@@ -14,21 +14,25 @@ from contextlib import AbstractContextManager, nullcontext
 
 from hosting.dataplane.bridges.legs import set_leg_of_legacy_client
 from hosting.dataplane.bridges.to_modern.bridge import ToModern
-from hosting.dataplane.call import EMPTY, EVENTS, JSON, Call, Plan
+from hosting.dataplane.call import EMPTY, EVENTS, JSON, PROBLEM, Call, Plan
 from hosting.dataplane.contract import Route, Target
 from hosting.dataplane.door.admission import Admission, budget_s
 from hosting.dataplane.door.auth import Caller, authenticate
 from hosting.dataplane.door.exchange import ClientGone, Exchange
 from hosting.dataplane.door.origins import Origins, preflight
+from hosting.dataplane.doors.doors import Doors, check_method, name_session
+from hosting.dataplane.doors.headers import REQUEST_HEADERS
+from hosting.dataplane.doors.policy import OWN_DOORS, is_allowed
 from hosting.dataplane.eras.legacy import Legacy, tombstone
 from hosting.dataplane.eras.modern import plan_post as plan_modern_post
 from hosting.dataplane.eras.modern import refuse_method as refuse_modern_method
-from hosting.dataplane.facts.addresses import Hosts, split_host
+from hosting.dataplane.facts.addresses import Hosts, Knock, split_host
 from hosting.dataplane.facts.buckets import choose_target
 from hosting.dataplane.facts.follow import Follower
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.breaker import judged
 from hosting.dataplane.forwarding.journal import Journal
+from hosting.dataplane.forwarding.passage import Passage
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.replay import Resumer
 from hosting.dataplane.forwarding.streams import Streams
@@ -37,7 +41,7 @@ from hosting.dataplane.protocol.errors import (
     ANSWER_LOST,
     DRAINING,
     INTERNAL,
-    METHOD_NOT_ALLOWED,
+    INVALID_REQUEST,
     RETRY_SOON,
     STARTING,
     SUSPENDED,
@@ -51,6 +55,7 @@ from hosting.dataplane.protocol.errors import (
 from hosting.dataplane.protocol.jsonrpc import parse_body
 from hosting.dataplane.protocol.sse import encode_event
 from hosting.dataplane.sessions.activity import Activity, report_of
+from hosting.dataplane.sessions.mailbox import Mailbox
 from hosting.dataplane.sessions.renewals import NOTED, Renewals
 from hosting.dataplane.sessions.session import Session, Sessions
 from hosting.dataplane.settings import Settings
@@ -58,7 +63,6 @@ from hosting.dataplane.telemetry.logs import log
 from hosting.dataplane.telemetry.metrics import Metrics
 from hosting.dataplane.telemetry.reports import Reports
 
-LEGACY_METHODS = "GET, POST, DELETE, OPTIONS"
 MAX_CLIENT_TEXT = 100
 
 
@@ -73,6 +77,8 @@ class Gateway:
         proxy: Proxy,
         resumer: Resumer,
         journal: Journal,
+        passage: Passage,
+        mailbox: Mailbox,
         to_modern: ToModern,
         renewals: Renewals,
         activity: Activity,
@@ -101,6 +107,15 @@ class Gateway:
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_ending = False
         self._numbers = itertools.count()
+        self._doors = Doors(
+            settings=settings,
+            passage=passage,
+            proxy=proxy,
+            streams=streams,
+            mailbox=mailbox,
+            serve=self.handle,
+            is_draining=lambda: self.is_draining,
+        )
 
     @property
     def in_flight(self) -> int:
@@ -150,31 +165,33 @@ class Gateway:
             self._tasks.discard(task)
             if not self._total:
                 self._idle.set()
-            seconds = time.perf_counter() - started
-            self._metrics.answered(era=exchange.era, outcome=outcome, seconds=seconds)
+            if not exchange.is_inner:
+                seconds = time.perf_counter() - started
+                self._metrics.answered(era=exchange.era, outcome=outcome, seconds=seconds)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal, extra: Headers) -> None:
         if not exchange.status:
-            headers = (*JSON, *extra, *exchange.cors, *refusal.headers)
-            await exchange.answer(refusal.status, headers, refusal.body())
+            form, body = (JSON, refusal.body()) if exchange.is_mcp else (PROBLEM, refusal.problem())
+            await exchange.answer(refusal.status, (*form, *extra, *exchange.cors, *refusal.headers), body)
 
     async def _serve(self, exchange: Exchange, request_id: str, extra: Headers) -> None:
         """Raises Refusal, ClientGone; by then `exchange.era` says what was spoken, if that was known."""
         began = time.monotonic()
         headers = exchange.read_headers()
-        if self.is_draining:
+        if self.is_draining and not exchange.is_inner:
             raise Refusal(DRAINING, headers=RETRY_SOON)
         table = self._follower.table
         if table is None:
             raise Refusal(STARTING, headers=RETRY_SOON)
-        route = self._find_route(table, exchange, headers)
+        knock, route = self._find_route(table, exchange, headers)
         exchange.cors = self._origins.check(headers.get("origin"), host=headers["host"], route=route)
-        if exchange.method == "OPTIONS":
+        if exchange.method == "OPTIONS" and (exchange.is_mcp or "access-control-request-method" in headers):
             asked = headers.get("access-control-request-headers")
-            await exchange.answer(204, (*EMPTY, *extra, *preflight(exchange.cors, asked)))
+            told = preflight(exchange.cors, asked, own=frozenset() if exchange.is_mcp else REQUEST_HEADERS)
+            await exchange.answer(204, (*EMPTY, *extra, *told))
             return
-        if exchange.method not in {"POST", "GET", "DELETE"}:
-            raise Refusal(METHOD_NOT_ALLOWED, headers=(("allow", LEGACY_METHODS),))
+        check_method(exchange, knock)
+        name_session(headers, knock)
         now = time.time()
         caller = self._authenticate(headers, route, table, exchange.client, now)
         if caller.key_id:
@@ -187,11 +204,13 @@ class Gateway:
             cors = (*extra, *exchange.cors)
             call = Call(exchange, headers, route, caller, cors, request_id, now, share, place, until=until)
             with judged(call):
-                await self._dispatch(call, table)
+                if not await self._doors.carry(call, knock, table):
+                    await self._dispatch(call, knock, table)
 
-    async def _dispatch(self, call: Call, table: Table) -> None:
+    async def _dispatch(self, call: Call, knock: Knock, table: Table) -> None:
+        """What MCP's own door is for, under whichever of its names."""
         if call.exchange.method == "POST":
-            await self._post(call, table)
+            await self._post(call, table, opens_only=knock.door == "init")
             return
         call.exchange.era = era_of_headers(call.headers)
         if call.exchange.era == "modern":
@@ -201,18 +220,19 @@ class Gateway:
         else:
             await self._delete(call, table)
 
-    def _find_route(self, table: Table, exchange: Exchange, headers: dict[str, str]) -> Route:
+    def _find_route(self, table: Table, exchange: Exchange, headers: dict[str, str]) -> tuple[Knock, Route]:
         host = split_host(headers.get("host", ""))
-        address = self._hosts.address_of(host, exchange.path) if host else None
-        if address is None:
+        knock = self._hosts.knock_of(host, exchange.path) if host else None
+        if knock is None:
             raise Refusal(UNKNOWN_HOST)
-        route = table.route_at(address)
-        if route is None:
+        route = table.route_at(knock.address)
+        if route is None or not is_allowed(route, knock):
             raise Refusal(UNKNOWN_ADDRESS)
+        exchange.is_mcp = knock.door not in OWN_DOORS
         reason = table.suspension_of(route)
         if reason is not None:
             raise Refusal(SUSPENDED, f"{SUSPENDED.message}: {reason}" if reason else "")
-        return route
+        return knock, route
 
     def _authenticate(
         self, headers: dict[str, str], route: Route, table: Table, client: str, now: float
@@ -226,7 +246,7 @@ class Gateway:
             now=now,
         )
 
-    async def _post(self, call: Call, table: Table) -> None:
+    async def _post(self, call: Call, table: Table, *, opens_only: bool) -> None:
         check_post_headers(call.headers)
         asked_at = time.monotonic()
         body = await call.exchange.read_body(
@@ -236,6 +256,8 @@ class Gateway:
             time.monotonic() - asked_at
         )  # a client that sends slowly takes nothing of its server's time
         parsed = await parse_body(body, call.share.turn)
+        if opens_only and (isinstance(parsed, list) or parsed.method != "initialize"):
+            raise Refusal(INVALID_REQUEST, "this address is for initialize only")
         call.era = call.exchange.era = era_of(parsed, call.headers)
         if call.era == "modern":
             plan = plan_modern_post(call, parsed, body)

@@ -6,7 +6,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.dataplane.harness import GatewayProcess, Publisher, RedisProcess, StandInProcess, World
+from tests.dataplane.harness import (
+    GatewayProcess,
+    Publisher,
+    RedisProcess,
+    SiteProcess,
+    StandInProcess,
+    World,
+)
 from tests.parts import free_port
 
 
@@ -26,6 +33,14 @@ def own_redis(directory: Path) -> Iterator[RedisProcess]:
 @pytest.fixture(scope="module")
 def standin(directory: Path) -> Iterator[StandInProcess]:
     process = StandInProcess(directory)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def site(directory: Path, standin: StandInProcess) -> Iterator[SiteProcess]:
+    process = SiteProcess(directory, standin)
     process.start()
     yield process
     process.stop()

@@ -39,7 +39,7 @@ from hosting.dataplane.contract import (
 )
 from smcp.stack.processes import Child, spawn
 from smcp.stack.redis import Redis
-from tests.parts import ROOT, free_ports
+from tests.parts import ROOT, free_port, free_ports
 from tests.waiting import wait_for
 
 INSTALLATION = "gwtest"
@@ -257,6 +257,38 @@ class StandInProcess(Spawned):
         """`more` follows for ever, every so many seconds."""
         told = {"answer": answer.decode("latin-1"), "stays_open": stays_open, "reads_nothing": reads_nothing}
         self._control("raw", {**told, "more": more.decode("latin-1"), "every_s": every_s})
+
+
+class SiteProcess(Spawned):
+    """`tests.dataplane.site`, which believes the same assertions as the stand-in."""
+
+    def __init__(self, directory: Path, standin: StandInProcess) -> None:
+        self.port = free_port()
+        super().__init__(
+            "site",
+            ["-m", "tests.dataplane.site", "--port", str(self.port)],
+            standin.environ,
+            directory / "site.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def dispatch(self) -> Dispatch:
+        return Dispatch(url=self.url, host="dispatcher.test", audience=AUDIENCE)
+
+    def start(self) -> None:
+        self.spawn()
+        self.wait_http(f"{self.url}/_control/seen")
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        return list(httpx.get(f"{self.url}/_control/seen").json())
+
+    def forget(self) -> None:
+        httpx.get(f"{self.url}/_control/forget")
 
 
 class GatewayProcess(Spawned):

@@ -364,12 +364,42 @@ class TestAddresses:
     def test_any_host_and_path_are_an_address_or_none(self, host: str, path: str) -> None:
         hosts = Hosts(shared=frozenset({"gateway.test"}), domain="mcp.test")
         name = split_host(host)
-        assert name is None or hosts.address_of(name, path) in {
-            None,
-            path,
-            name.removesuffix(".mcp.test"),
-            name.removesuffix(".mcp.test") + path,
-        }
+        place = hosts.knock_of(name, path) if name is not None else None
+        if place is None:
+            return
+        label = "" if name == "gateway.test" else str(name).removesuffix(".mcp.test")
+        assert place.address in ({label} if label else {path, "/".join(path.split("/")[:3]) + "/mcp"})
+        assert not label or place.door != "other" or place.rest == path
+
+    @pytest.mark.parametrize(
+        ("path", "place"),
+        [
+            ("/acme/web/mcp", ("/acme/web/mcp", "mcp", "")),
+            ("/acme/web~dev/mcp/v1/init", ("/acme/web~dev/mcp", "init", "")),
+            ("/acme/web/mcp/v1/message", ("/acme/web/mcp", "message", "")),
+            ("/acme/web/mcp/v1/stream/s1.k.x-y_z", ("/acme/web/mcp", "stream", "s1.k.x-y_z")),
+            ("/acme/web/sse", ("/acme/web/mcp", "sse", "")),
+            ("/acme/web/sse/s1.k.x", ("/acme/web/mcp", "sse", "s1.k.x")),
+            ("/acme/web/ws", ("/acme/web/mcp", "ws", "")),
+        ],
+    )
+    def test_the_other_doors_stand_beside_mcp(self, path: str, place: tuple[str, str, str]) -> None:
+        hosts = Hosts(shared=frozenset({"gateway.test"}), domain="mcp.test")
+        assert hosts.knock_of("gateway.test", path) == place
+        own = path.removeprefix("/acme/web").removeprefix("~dev")
+        assert hosts.knock_of("web--acme.mcp.test", own) == ("web--acme", *place[1:])
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/acme/web/sse/", "/acme/web/sse/a/b", "/acme/web//sse", "//acme/web/sse", "/acme/web/sse/%41", "x/acme/web/sse",
+            "/acme/web/ws/", "/acme/web/WS", "/acme/web/mcp/v1/stream/", "/acme/web/mcp/v1", "/acme/web/%73se", "/acme/web/hello",
+            "/acme/sse", "/sse", "*", "", "/acme/web/sse/" + "a" * 513, "/acme/web/sse/a;b",
+        ],
+    )  # fmt: skip
+    def test_what_is_nearly_a_door_is_none(self, path: str) -> None:
+        place = Hosts(shared=frozenset({"gateway.test"}), domain="mcp.test").knock_of("gateway.test", path)
+        assert place == (path, "mcp", "")  # looked up as it is, and found nowhere
 
     def route(self, tenant: str, server: str, environment: str) -> Route:
         return Route(

@@ -1,6 +1,6 @@
 // One conversation with an MCP server, in the library a test names. In: one JSON object on stdin,
 //
-//   { library: "sdk" | "client" | "remote", era: "legacy" | "modern", url, headers, steps: [{ method, params }], answer }
+//   { library: "sdk" | "client" | "remote", era: "legacy" | "modern" | "sse", url, headers, steps: [{ method, params }], answer }
 //
 // out: one JSON object on stdout, { protocolVersion, server, answers: [result or { error: { code, message, data } }], progress,
 // asked }: what the server reported of its progress, and the messages it asked its user, who answers with the content `answer`.
@@ -25,6 +25,10 @@ async function transportOf() {
     const sent = Object.entries(headers).flatMap(([name, value]) => ["--header", `${name}:${value}`]);
     const args = [proxy, url, "--transport", "http-only", "--silent", ...sent];
     return new StdioClientTransport({ command: process.execPath, args, env: process.env, stderr: "inherit" });
+  }
+  if (era === "sse") {
+    const { SSEClientTransport } = await import("@modelcontextprotocol/sdk/client/sse.js");
+    return new SSEClientTransport(new URL(url), { requestInit: { headers } });
   }
   const { StreamableHTTPClientTransport } =
     library === "sdk"

@@ -29,9 +29,24 @@ def whole(result: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
+async def connect_mcp1() -> AsyncIterator[tuple[Any, Any]]:
+    from mcp.client.sse import sse_client
+    from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+
+    if ASKED["era"] == "sse":
+        async with sse_client(ASKED["url"], headers=ASKED["headers"]) as (read, write):
+            yield read, write
+        return
+    async with (
+        create_mcp_http_client(headers=ASKED["headers"]) as http,
+        streamable_http_client(ASKED["url"], http_client=http) as (read, write, _),
+    ):
+        yield read, write
+
+
+@asynccontextmanager
 async def open_mcp1() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
     from mcp import ClientSession
-    from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
     from mcp.types import ElicitRequestParams, ElicitResult
 
     async def elicit(context: Any, params: ElicitRequestParams) -> ElicitResult:
@@ -39,8 +54,7 @@ async def open_mcp1() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
         return ElicitResult(action="accept", content=ASKED["answer"])
 
     async with (
-        create_mcp_http_client(headers=ASKED["headers"]) as http,
-        streamable_http_client(ASKED["url"], http_client=http) as (read, write, _),
+        connect_mcp1() as (read, write),
         ClientSession(read, write, elicitation_callback=elicit) as session,
     ):
         opened = await session.initialize()

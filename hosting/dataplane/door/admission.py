@@ -51,7 +51,7 @@ class Admission:
         try:
             place = await self._places.enter(
                 route,
-                is_stream=exchange.method == "GET",
+                is_stream=exchange.is_upgrade or (exchange.is_mcp and exchange.method == "GET"),
                 within_s=max(0.0, min(route.limits.queue_wait_s, until - time.monotonic())),
                 gone=lambda: exchange.wait_gone_unread(share),
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -75,6 +75,9 @@ class Wire(Protocol):
 
     def abort(self) -> None: ...
 
+    def switch(self) -> None:
+        """From now on what the client sends is no HTTP: it is all of the one Exchange's body."""
+
 
 class Exchange:
     """Created for each request; `answer` once, or `begin`, `send` … and `end`."""
@@ -97,9 +100,13 @@ class Exchange:
         "era",
         "is_ended",
         "is_kept",
+        "is_mcp",
         "method",
         "path",
+        "query",
     )
+    is_upgrade = False
+    is_inner = False  # the gateway's own, on behalf of a client whose request was counted already
 
     def __init__(
         self,
@@ -107,6 +114,7 @@ class Exchange:
         *,
         method: str,
         path: str,
+        query: str,
         client: str,
         raw_headers: list[tuple[bytes, bytes]],
         is_kept: bool,
@@ -114,9 +122,11 @@ class Exchange:
     ) -> None:
         self.method = method
         self.path = path
+        self.query = query
         self.client = client
         self.cors: Headers = ()  # what a browser is told with every answer, once its Origin was let in
         self.era: Era | Literal["none"] = "none"  # what it speaks, once that is known
+        self.is_mcp = True  # whoever waits for the answer expects JSON-RPC
         self.is_kept = is_kept  # the client wants to use the connection again
         self.is_ended = False  # the whole answer was written
         self._wire = wire
@@ -230,6 +240,30 @@ class Exchange:
             raise Refusal(BROKEN_BODY)
         return self._bounded(b"".join(pieces), limit)
 
+    async def body_pieces(self, *, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
+        """The body as it comes; the next piece is asked for when this one was taken. `timeout_s` is for each piece.
+
+        Raises Refusal: 413, 408, or 400 when it broke off.
+        """
+        size = 0
+        if self._body_state == "open" and self._headers.get("expect", "").lower() == "100-continue":
+            self._wire.say_continue()
+        while self._held or self._body_state == "open":
+            if self._held:
+                size += self._held
+                if size > limit:
+                    raise Refusal(TOO_LARGE, f"the request is larger than {limit} bytes")
+                yield self._taken()
+                continue
+            self._wire.ask_for_more()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wait()
+            except TimeoutError:
+                raise Refusal(SLOW_BODY) from None
+        if self._body_state == "broken":
+            raise Refusal(BROKEN_BODY)
+
     def _taken(self) -> bytes:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body, self._held = [], 0
@@ -327,7 +361,11 @@ class Exchange:
         fields = "".join(lines)
         if fields.count("\n") != len(lines) or fields.count("\r") != len(lines):
             raise ValueError("a header's value has a line break")
-        if size is None and "\r\ncontent-length:" not in f"\r\n{fields}":
+        if status == 101:
+            return f"{_status_line(status)}{_date(int(time.time()))}{fields}\r\n".encode("latin-1")
+        if size is None and (self.method == "HEAD" or status in {204, 304}):
+            pass  # there is no body, whatever its length would be
+        elif size is None and "\r\ncontent-length:" not in f"\r\n{fields}":
             self._is_chunked = self._has_chunks
             self.is_kept = self.is_kept and self._has_chunks
             fields += "transfer-encoding: chunked\r\n" if self._has_chunks else ""

@@ -16,6 +16,7 @@ WELL_KNOWN_CLIENTS = frozenset({"https://claude.ai", "https://claude.com"})
 
 EXPOSED = "Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After, X-Request-Id"
 ALLOWED_METHODS = "GET, POST, DELETE, OPTIONS"
+OWN_PATHS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOWED_HEADERS = "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID"
 
 
@@ -55,17 +56,21 @@ def _host_of(origin: str) -> str:
         return ""
 
 
-def preflight(cors: Headers, requested_headers: str | None) -> Headers:
-    """What a browser is told before it sends. Mcp-Param-* names come from tools, so they are allowed as they are asked for."""
+def preflight(cors: Headers, requested_headers: str | None, *, own: frozenset[str] = frozenset()) -> Headers:
+    """What a browser is told before it sends. Mcp-Param-* names come from tools, so they are allowed as they are asked for.
+
+    `own` are the headers a server's own paths may be sent; empty at MCP's doors.
+    """
     asked = [name.strip() for name in (requested_headers or "").split(",")]
     params = [
         name
         for name in asked[:50]
-        if name.lower().startswith("mcp-param-") and name.isascii() and len(name) < 100
+        if (name.lower().startswith("mcp-param-") and name.isascii() and len(name) < 100)
+        or name.lower() in own
     ]
     return (
         *cors,
-        ("access-control-allow-methods", ALLOWED_METHODS),
+        ("access-control-allow-methods", OWN_PATHS_METHODS if own else ALLOWED_METHODS),
         ("access-control-allow-headers", ", ".join([ALLOWED_HEADERS, *params])),
         ("access-control-max-age", "600"),
     )

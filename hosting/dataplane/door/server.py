@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 import httptools
 
 from hosting.dataplane.door.exchange import PIECE_BYTES, Exchange
+from hosting.dataplane.door.socket import Upgrade
 from hosting.dataplane.protocol.errors import HEADERS_TOO_LARGE, MALFORMED, OVERLOADED, Kind, Refusal
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -55,6 +56,8 @@ class Connection(asyncio.Protocol):
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._is_closing = False
+        self._early = b""  # what a client sent behind a handshake, before it was accepted
+        self._has_switched = False
         self._lingered = -1
         self.deadline = 0.0
 
@@ -70,6 +73,9 @@ class Connection(asyncio.Protocol):
             self._refuse(OVERLOADED)
 
     def data_received(self, data: bytes) -> None:
+        if self._has_switched:
+            self._hand_on(data)
+            return
         if self._is_closing:
             self._discard(len(data))
             return
@@ -78,8 +84,10 @@ class Connection(asyncio.Protocol):
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_closing = True  # what follows is no HTTP; the answer says that nothing was upgraded
+        except httptools.HttpParserUpgrade as exc:
+            self._is_closing = True  # what follows is no HTTP; unless `switch` is called, nobody reads it
+            self._early = data[exc.args[0] :]
+            self._transport.pause_reading()
         except httptools.HttpParserError as exc:
             is_measure = isinstance(exc.__context__, _TooLargeError)
             self._break_off(HEADERS_TOO_LARGE if is_measure else MALFORMED)
@@ -128,10 +136,17 @@ class Connection(asyncio.Protocol):
         self._is_in_head = False
         self._head_bytes = 0
         target = b"".join(self._target) if len(self._target) != 1 else self._target[0]
-        exchange = Exchange(
+        path, _, query = target.partition(b"?")
+        kind = (
+            Upgrade
+            if self._parser.should_upgrade() and (b"upgrade", b"websocket") in self._names()
+            else Exchange
+        )
+        exchange = kind(
             self,
             method=self._parser.get_method().decode("ascii"),
-            path=target.partition(b"?")[0].decode("ascii", "replace"),
+            path=path.decode("ascii", "replace"),
+            query=query.decode("latin-1"),
             client=self._client,
             raw_headers=self._headers,
             is_kept=self._parser.should_keep_alive(),
@@ -145,6 +160,9 @@ class Connection(asyncio.Protocol):
             self._ahead.append(exchange)
         else:
             raise _TooLargeError
+
+    def _names(self) -> list[tuple[bytes, bytes]]:
+        return [(name, value.strip().lower()) for name, value in self._headers]
 
     def on_body(self, piece: bytes) -> None:
         self._head_bytes = 0
@@ -192,11 +210,22 @@ class Connection(asyncio.Protocol):
 
     def ask_for_more(self) -> None:
         """The handler took what of the body had come."""
-        if not self._is_closing and not self._ahead:
+        if self._has_switched or (not self._is_closing and not self._ahead):
             self._transport.resume_reading()
 
     def say_continue(self) -> None:
         self.write(_CONTINUE)
+
+    def switch(self) -> None:
+        """The handshake was accepted: what follows is the Exchange's own."""
+        self._has_switched = True
+        early, self._early = self._early, b""
+        if early:
+            self._hand_on(early)
+
+    def _hand_on(self, data: bytes) -> None:
+        if self._current is not None and self._current.feed(data):
+            self._transport.pause_reading()
 
     @property
     def keeps(self) -> bool:
@@ -234,6 +263,8 @@ class Connection(asyncio.Protocol):
             return
         if not exchange.is_ended:
             self._transport.abort()  # the client must not take what it has for all
+        elif self._has_switched:
+            self._transport.close()
         elif not exchange.is_kept or self._incoming is exchange or self._is_closing:
             self._linger()
         elif self._ahead:

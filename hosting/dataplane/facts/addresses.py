@@ -1,23 +1,52 @@
-"""Where a Route answers: every address it has, and which of them a request means.
+"""Where a Route answers: every address it has, and which of them, and which door there, a request means.
 
     shared host      /{tenant}/{server}/mcp and /{tenant}/{server}~{environment}/mcp
     per-server host  {server}--{tenant}.<domain>/mcp and {server}--{environment}--{tenant}.<domain>/mcp
 
-The environment `production` has both spellings. Addresses are whole strings, so finding a Route is one look in a dict however
-many there are, and nothing is decoded: a path with `%`, `//` or a trailing slash is simply no address.
+The environment `production` has both spellings. Beside `/mcp` stand the other doors:
+
+    /sse, /sse/{id}       MCP 2024-11-05 (HTTP+SSE): the stream, and where its messages are posted to
+    /mcp/v1/init, /mcp/v1/message, /mcp/v1/stream/{id}    other names for what /mcp does
+    /ws                   WebSocket, to the server's own /ws
+    anything else         on per-server hosts only: the server's own paths
+
+Addresses are whole strings, so finding a Route is one look in a dict however many there are, and nothing is decoded: a path with
+`%`, `//` or a trailing slash is simply no address.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Literal, NamedTuple
 
 from hosting.dataplane.contract import Route
 
 PRODUCTION = "production"
 MCP_PATH = "/mcp"
+WS_PATH = "/ws"
 MAX_LABEL = 63
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,512}\Z")
+
+Door = Literal["mcp", "init", "message", "stream", "sse", "ws", "other"]
+_DOORS: dict[str, Door] = {
+    "mcp": "mcp",
+    "mcp/v1/init": "init",
+    "mcp/v1/message": "message",
+    "sse": "sse",
+    "ws": "ws",
+}
+_DOORS_WITH_ID: dict[str, Door] = {"sse": "sse", "mcp/v1/stream": "stream"}
+RESERVED = frozenset({"mcp", "sse", "ws", ".well-known"})  # first segments that are never the server's own
+
+
+class Knock(NamedTuple):
+    """Where a request knocks: the address to look up, the door there, and what the path says behind it (an id, the server's path)."""
+
+    address: str
+    door: Door = "mcp"
+    rest: str = ""
 
 
 def is_slug(text: str) -> bool:
@@ -51,14 +80,37 @@ class Hosts:
         self._shared = shared
         self._suffix = f".{domain}"
 
-    def address_of(self, host: str, path: str) -> str | None:
-        """The address a request means, to be looked up among `addresses_of`; None: the host is not ours.
+    def knock_of(self, host: str, path: str) -> Knock | None:
+        """What a request means, its address to be looked up among `addresses_of`; None: the host is not ours.
 
-        Not every address exists: on a per-server host only MCP_PATH is one.
+        Not every address exists: what is no door on the shared host is told as one that nobody has.
         """
         if host in self._shared:
-            return path
+            return _on_shared_host(path)
         label = host.removesuffix(self._suffix)
         if label == host or "." in label or not label:
             return None
-        return label if path == MCP_PATH else f"{label}{path}"
+        if path == MCP_PATH:
+            return Knock(label)
+        door, rest = _door_of(path[1:])
+        return Knock(label, "other", path) if door is None else Knock(label, door, rest)
+
+
+def _on_shared_host(path: str) -> Knock:
+    if path.endswith(MCP_PATH):
+        return Knock(path)
+    before, _, inside = path.partition("/")
+    tenant, _, inside = inside.partition("/")
+    server, _, inside = inside.partition("/")
+    door, rest = _door_of(inside)
+    return Knock(path) if door is None or before else Knock(f"/{tenant}/{server}{MCP_PATH}", door, rest)
+
+
+def _door_of(path: str) -> tuple[Door | None, str]:
+    """The door a path without its first slash names, and the id behind it."""
+    door = _DOORS.get(path)
+    if door is not None:
+        return door, ""
+    before, _, last = path.rpartition("/")
+    door = _DOORS_WITH_ID.get(before)
+    return (door, last) if door is not None and _ID.match(last) else (None, "")

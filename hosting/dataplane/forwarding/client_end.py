@@ -7,7 +7,6 @@ use any more. Another node has taken the stream over. What each of them means fo
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,7 +15,7 @@ from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
 from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.facts.routes import Table
-from hosting.dataplane.forwarding.streams import StopReason, is_admitted
+from hosting.dataplane.forwarding.streams import StopReason, end_with_key, is_admitted
 from hosting.dataplane.protocol.errors import Headers
 from hosting.dataplane.settings import Settings
 
@@ -74,7 +73,7 @@ class ClientEnd:
         self._task = asyncio.current_task()
         exchange = self._call.exchange
         forget = exchange.when_gone(partial(self.stop, "client_gone"))
-        expiry = self._end_with_key()
+        expiry = end_with_key(self._call, self)
         try:
             if not exchange.status:
                 await exchange.begin(200, (*EVENTS, *self._call.extra, *self._headers))
@@ -118,10 +117,3 @@ class ClientEnd:
         self._is_client_gone = True
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
-
-    def _end_with_key(self) -> asyncio.TimerHandle | None:
-        """A stream must not outlive what opened it, whether that was taken away or ran out."""
-        expires_at = self._call.caller.expires_at
-        if expires_at is None:
-            return None
-        return asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self.stop, "revoked")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import aiohttp
 from yarl import URL
@@ -226,10 +227,13 @@ class HttpAnswer(Answer):
             on_close()
 
 
-def new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def new_session(
+    connector: aiohttp.TCPConnector, *, watched: aiohttp.TraceConfig | None = None
+) -> aiohttp.ClientSession:
     """A client that keeps no cookies, follows nothing, unpacks nothing and adds nothing of its own."""
     return aiohttp.ClientSession(
         connector=connector,
+        trace_configs=[watched] if watched is not None else [],
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),
@@ -256,7 +260,7 @@ async def exchange(
     pieces = Pieces(body) if body is not None and len(body) > READ_BYTES else None
     if body is not None and pieces is not None:
         headers["content-length"] = str(len(body))
-    try:
+    with failures_told():
         async with asyncio.timeout(wait_s or limits.answer_timeout_s):
             response = await session.request(
                 method,
@@ -266,6 +270,14 @@ async def exchange(
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s),
             )
+    return HttpAnswer(response, pieces, on_close=on_close)
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Around asking for the head of an answer: what aiohttp raises becomes UpstreamFailure."""
+    try:
+        yield
     except TimeoutError as exc:  # aiohttp's connection timeouts are TimeoutErrors too
         raise UpstreamFailure("refused" if isinstance(exc, aiohttp.ClientError) else "timeout") from exc
     except aiohttp.ClientConnectorError as exc:
@@ -277,4 +289,3 @@ async def exchange(
         raise UpstreamFailure("lost") from exc
     except (aiohttp.ClientError, ValueError) as exc:
         raise UpstreamFailure("cut") from exc
-    return HttpAnswer(response, pieces, on_close=on_close)

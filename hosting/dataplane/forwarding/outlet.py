@@ -27,7 +27,7 @@ from hosting.dataplane.door.exchange import ClientGone
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.journal import Journal, Log, Record
 from hosting.dataplane.forwarding.journal_scripts import LIFE_S
-from hosting.dataplane.forwarding.streams import StopReason, is_admitted
+from hosting.dataplane.forwarding.streams import StopReason, end_with_key, is_admitted
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
 from hosting.dataplane.forwarding.verdicts import FAILURES
 from hosting.dataplane.protocol.era import META_SUBSCRIPTION, POLLING_REVISION
@@ -166,7 +166,7 @@ class Outlet:
         self._task = asyncio.current_task()
         forget = self._call.exchange.when_gone(partial(self.stop, "client_gone"))
         keeper = asyncio.create_task(self._keep_alive())
-        expiry = self._end_with_key()
+        expiry = end_with_key(self._call, self)
         try:
             await self._carry(work)
         except ClientGone:
@@ -264,13 +264,6 @@ class Outlet:
         with suppress(TimeoutError, ClientGone):
             async with asyncio.timeout(HANG_UP_S):
                 await self._call.exchange.end()
-
-    def _end_with_key(self) -> asyncio.TimerHandle | None:
-        """A stream must not outlive what opened it, whether that was taken away or ran out."""
-        expires_at = self._call.caller.expires_at
-        if expires_at is None:
-            return None
-        return asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self.stop, "revoked")
 
     async def _keep_alive(self) -> None:
         keepalive_s = self._settings.keepalive_s

@@ -140,7 +140,7 @@ class Proxy:
     async def stream(self, call: Call, plan: Plan, stream: ClientEnd) -> None:
         """Until its end. Raises nothing of the client's or server's doing."""
         async with self._streams.open(call, plan.target.release, stream):
-            await stream.run(on_sent=lambda size: self._streamed(call, plan, size))
+            await stream.run(on_sent=lambda size: self.streamed(call, plan, size))
 
     async def go_on(self, call: Call, plan: Plan, answer: Answer, log: Log | None) -> None:
         """With a stream that another node began, where the client has come back."""
@@ -226,7 +226,8 @@ class Proxy:
     def _pace_of(self, call: Call) -> Pace:
         return self._streams.pace_of(call.route.tenant, call.route.environment)
 
-    def _streamed(self, call: Call, plan: Plan, size: int) -> None:
+    def streamed(self, call: Call, plan: Plan, size: int) -> None:
+        """Counts bytes of an answer that is still going on."""
         if not call.is_probe:
             self._reports.streamed(call.route, plan.target.release, size)
 

@@ -108,7 +108,7 @@ class Scripts:
     """The way to the dispatchers. Create it inside the running loop; `close` waits for nothing."""
 
     def __init__(self, seeds: Mapping[str, bytes]) -> None:
-        self._assertions = Assertions(seeds)
+        self.assertions = Assertions(seeds)
         self._pool = Pool()
         self._places: dict[tuple[str, str, str], tuple[Origin, str, str]] = {}
 
@@ -127,7 +127,7 @@ class Scripts:
         """Until the head of the answer (within `wait_s`, else limits.answer_timeout_s). Raises UpstreamFailure."""
         origin, host, path = self._place(dispatch, target.path)
         headers["host"] = host
-        headers[ASSERTION_HEADER] = self._assertions.for_target(
+        headers[ASSERTION_HEADER] = self.assertions.for_target(
             audience=dispatch.audience, tenant=tenant, target=target
         )
         headers["accept-encoding"] = "identity"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -64,6 +66,15 @@ def is_admitted(call: Call, session: Session | None, table: Table) -> bool:
 
 
 Recheck = Callable[[Table, AnyFact | None], None]
+
+
+def end_with_key(call: Call, stream: Stream) -> asyncio.TimerHandle | None:
+    """Stops the stream when the caller's key runs out, which is nobody's fact to tell; None for one that never does. To be cancelled."""
+    expires_at = call.caller.expires_at
+    if expires_at is None:
+        return None
+    left_s = max(0.0, expires_at - time.time())
+    return asyncio.get_running_loop().call_later(left_s, stream.stop, "revoked")
 
 
 class Streams:

@@ -33,6 +33,7 @@ from hosting.dataplane.protocol.errors import (
     UPSTREAM_LIMITED,
     UPSTREAM_MISSING,
     Headers,
+    JsonRpcId,
     Kind,
     Refusal,
 )
@@ -82,6 +83,13 @@ def refuse_failure(kind: FailureKind, plan: Plan, *, is_hurried: bool = False) -
     return Refusal(told, request_id=plan.first_id, headers=headers)
 
 
+def refuse_dispatch(error: str, status: int, retry_after: str, request_id: JsonRpcId = None) -> Refusal:
+    """What the dispatcher said instead of the server, in its header."""
+    kind = _DISPATCH.get(error, UPSTREAM_DENIED)
+    limited = 429 if kind is UPSTREAM_LIMITED and status == 429 else 0
+    return Refusal(kind, request_id=request_id, headers=_retry_after(retry_after), status=limited)
+
+
 def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:
     """Whether a server says with this answer that it does not know its own session; an unknown method is something else."""
     if answer.status != 404 or answer.dispatch_error or plan.session is None or not plan.session.upstream_id:
@@ -95,9 +103,7 @@ def judge(era: Era, plan: Plan, answer: Answer, body: bytes) -> int:
     status, request_id = answer.status, plan.first_id
     retry: Headers = _retry_after(answer.retry_after)
     if answer.dispatch_error:
-        kind = _DISPATCH.get(answer.dispatch_error, UPSTREAM_DENIED)
-        limited = 429 if kind is UPSTREAM_LIMITED and status == 429 else 0
-        raise Refusal(kind, request_id=request_id, headers=retry, status=limited)
+        raise refuse_dispatch(answer.dispatch_error, status, answer.retry_after, request_id)
     if status in {401, 403}:
         raise Refusal(UPSTREAM_DENIED, request_id=request_id, data={"status": status})
     if is_session_lost(plan, answer, body):

@@ -67,11 +67,16 @@ def supported_revisions(route: Route) -> tuple[str, ...]:
 
 def check_post_headers(headers: Mapping[str, str]) -> None:
     """Content-Type and Accept of a POST, both eras. Raises Refusal (415, 406)."""
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(NOT_JSON)
+    check_content_type(headers)
     accept = headers.get("accept")
     if not (accepts(accept, "application", "json") and accepts(accept, "text", "event-stream")):
         raise Refusal(NOT_ACCEPTABLE)
+
+
+def check_content_type(headers: Mapping[str, str]) -> None:
+    """Raises Refusal (415)."""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(NOT_JSON)
 
 
 def accepts(accept: str | None, kind: str, subtype: str) -> bool:

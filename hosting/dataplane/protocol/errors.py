@@ -56,6 +56,10 @@ class Refusal(Exception):
             error["data"] = self.data
         return _encode({"jsonrpc": "2.0", "id": self.request_id, "error": error})
 
+    def problem(self) -> bytes:
+        """For whoever does not speak JSON-RPC: application/problem+json (RFC 9457)."""
+        return _encode({"title": self.kind.message, "status": self.status, "detail": self.message})
+
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,6 +89,10 @@ OVERLOADED_BYTES = Kind("overloaded", 503, -32603, "too many bytes are in flight
 # The request
 MALFORMED = Kind("malformed", 400, -32600, "the request is not HTTP/1.1 as it is framed here")
 METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, -32000, "this method is not allowed here")
+UPGRADE_NEEDED = Kind("method_not_allowed", 426, -32000, "this address is for WebSockets")
+MISPLACED_UPGRADE = Kind("bad_request", 400, -32600, "there is no WebSocket at this address")
+BAD_PATH = Kind("bad_request", 400, -32600, "this path is not in its canonical form")
+KEY_IN_QUERY = Kind("bad_request", 400, -32600, "an API key belongs into the Authorization header")
 REPEATED_HEADER = Kind("bad_request", 400, -32600, "a header that must stand once is repeated")
 HEADERS_TOO_LARGE = Kind("headers_too_large", 431, -32600, "the headers are too many or too large")
 BROKEN_BODY = Kind("broken_body", 400, -32600, "the request's body ended before its end")

@@ -109,6 +109,11 @@ class EventParser:
         return event
 
 
+def encode_named_event(name: bytes, data: bytes) -> bytes:
+    """An event of one line that is no message."""
+    return b"event: " + name + b"\ndata: " + data + b"\n\n"
+
+
 def encode_event(data: bytes, *, event_id: bytes | None = None, retry_ms: int | None = None) -> bytes:
     """One `message` event; `data` may have several lines."""
     lines = [b"event: message"]
