@@ -34,6 +34,7 @@ class _Known:
     """`is_own_*`: set here, and Redis does not know."""
 
     level: str = ""
+    levels_set: int = 0
     is_own_level: bool = False
     looked_at: float = -LEVEL_S
     own_uris: dict[str, bool] = field(
@@ -56,6 +57,7 @@ class Wishes:
             return False
         known = self._of(session, route)
         known.level, known.is_own_level, known.looked_at = level, True, time.monotonic()
+        known.levels_set += 1
         known.is_own_level = not await self._note(session, route, SET_LEVEL, {"level": level})
         return True
 
@@ -106,12 +108,14 @@ class Wishes:
         known.looked_at = time.monotonic()
         if known.looked_at < self._away_until:
             return
+        levels_set = known.levels_set
         memory: Memory = await self._renewals.recall(session, route)
         if memory.is_away:
             self._away_until = time.monotonic() + AWAY_S
             return
         known.uris = memory.subscriptions
-        if not known.is_own_level:
+        is_newer = known.levels_set == levels_set  # than what was set: nothing was while we looked
+        if is_newer and not known.is_own_level:
             known.level = memory.level
 
     async def _note(self, session: Session, route: Route, method: str, params: dict[str, str]) -> bool:
