@@ -88,6 +88,17 @@ def test_a_modern_client_that_leaves_cancels_its_call_at_the_server(caller: Call
     wait_for(lambda: held(caller)["cancelled"] > before["cancelled"], what="the server to hear of it")
 
 
+def test_a_legacy_client_that_leaves_cancels_nothing(caller: Caller) -> None:
+    before = held(caller)
+    body = call_of("test_hold", seconds=2)
+    body["params"]["_meta"] = {"progressToken": "t"}
+    with caller.stream(body=body) as stream:
+        event_id, _ = next(messages(stream.iter_lines()))
+    with caller.stream("GET", last_event_id=event_id) as stream:
+        assert "result" in [message for _, message in messages(stream.iter_lines())][-1]
+    assert held(caller)["cancelled"] == before["cancelled"]
+
+
 def test_get_opens_the_stream_that_carries_what_the_server_says_by_itself(caller: Caller) -> None:
     with caller.stream("GET") as stream:
         assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")
@@ -111,3 +122,17 @@ def test_event_ids_arrive_and_a_call_whose_stream_was_closed_is_answered_after_t
     with caller.stream("GET", last_event_id=event_id) as stream:
         _, message = next(messages(stream.iter_lines()))
     assert message["result"]["content"][0]["text"] == "told after the stream was closed"
+
+
+def test_every_event_has_an_id_and_a_stream_goes_on_after_the_last_one_heard(caller: Caller) -> None:
+    body = call_of("test_hold", seconds=3)
+    body["params"]["_meta"] = {"progressToken": "t"}
+    with caller.stream(body=body) as stream:
+        first, message = next(messages(stream.iter_lines()))
+    assert (bool(first), message["params"]["progress"]) == (True, 1)
+    with caller.stream("GET", last_event_id=first) as stream:
+        rest = list(messages(stream.iter_lines()))
+    assert [message.get("params", {}).get("progress", "answer") for _, message in rest] == [2, 3, "answer"]
+    ids = [first, *(event_id for event_id, _ in rest)]
+    assert None not in ids
+    assert len(set(ids)) == len(ids)
