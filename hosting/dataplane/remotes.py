@@ -113,7 +113,7 @@ def parse_allowed(text: str) -> Allowed:
 # ── Which URLs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MAX_URL: Final = 2048
-_URL: Final = re.compile(r"[!#-\[\]_a-z~]+", re.IGNORECASE)  # visible ASCII without " \ ^ ` { | }
+_URL: Final = re.compile(r"[!#-\[\]_a-z~]+", re.IGNORECASE | re.ASCII)  # visible ASCII without " \ ^ ` { | }
 _HOST: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?)*"
 )
@@ -152,7 +152,11 @@ def split_url(url: str) -> SplitResult | None:
         return None
     host = parts.hostname or ""
     is_named = _HOST.fullmatch(host) is not None or literal(host) is not None
-    return parts if is_whole and is_named and len(url) <= MAX_URL and _URL.fullmatch(url) else None
+    # Whatever else stands between the slashes, another reader of URLs could take for the host.
+    where = f"[{host}]" if ":" in host else host
+    is_plain = parts.netloc.rpartition("@")[2].lower() in {where, f"{where}:{parts.port}"}
+    is_readable = len(url) <= MAX_URL and _URL.fullmatch(url) is not None
+    return parts if is_whole and is_named and is_plain and is_readable else None
 
 
 # ── Which headers ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from hosting.dataplane.remotes import (
     Allowed,
@@ -59,6 +61,25 @@ class TestAddresses:
         for host in spellings:
             assert literal(host) is not None
             assert is_public(address) or check_url(f"https://{host}/", Allowed())
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://[2606:4700::1111]evil.example/", "https://e.example:/", "https://e.example:0443/", "https://\u212a.example/",
+            "https://e\uff0eexample/", "https://e.example\\@10.0.0.1/", "https:/e.example/", "https:///e.example/", "https://e..example/",
+            "https://e.example\t/", " https://e.example/", "https://e.example/\n", "https://e%2eexample/", "https://-e.example/",
+        ],
+    )  # fmt: skip
+    def test_what_two_readers_could_read_differently_is_refused(self, url: str) -> None:
+        assert check_url(url, Allowed())
+
+    @given(rest=st.text(alphabet="ab1.:@/\\?#[]%-_~0x\u212a", max_size=30))
+    def test_whoever_connects_reads_the_host_that_was_checked(self, rest: str) -> None:
+        url = f"https://{rest}"
+        if not check_url(url, Allowed()):
+            assert URL(url, encoded=True).host == urlsplit(url).hostname
 
 
 class TestAllowed:

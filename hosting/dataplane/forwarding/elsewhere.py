@@ -72,7 +72,10 @@ class Elsewhere:
         Raises UpstreamFailure.
         """
         configured = dict(self.headers_of(route, remote))
-        where = URL(url or remote.url, encoded=True)
+        try:
+            where = URL(url or remote.url, encoded=True)
+        except ValueError:
+            raise UpstreamFailure("forbidden") from None
         way, leave = await self._enter(route.tenant, where, within_s=limits.connect_timeout_s)
         try:
             return await exchange(
