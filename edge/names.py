@@ -22,7 +22,8 @@ LIMIT_S = 4.0
 IN_FLIGHT = 16
 FAILED_S = 5.0
 MAX_FAILED = 2000
-TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# Not 64:ff9b:1::/48: where IPv4 stands in those is the network's own choice (RFC 8215), so they are never public.
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -104,7 +105,7 @@ def literal(host: str) -> Address | None:
 def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inner is None and any(address in network for network in TRANSLATED):
+        if inner is None and address in TRANSLATED:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)

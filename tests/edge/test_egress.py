@@ -228,7 +228,7 @@ def test_a_list_entry_means_exactly_what_it_says() -> None:
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "100.64.0.1", "169.254.169.254", "224.0.0.1", "240.0.0.1", "::1", "fe80::1", "fc00::1",
-     "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "::"],
+     "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1:7f00:0:100:808:808", "2002:7f00:1::", "::"],
 )  # fmt: skip
 def test_no_private_address_passes_for_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
