@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from hosting.dataplane.contract import Limits
 from tests.dataplane.harness import (
     Caller,
     GatewayProcess,
@@ -44,9 +46,11 @@ def knobs() -> dict[str, str]:
     return {"question_s": "3", "keepalive_s": "0.1"}  # so that whoever waits for a round gets a stream
 
 
-def bridged(world: World, slug: str, capabilities: dict[str, Any] | None = None) -> Caller:
+def bridged(
+    world: World, slug: str, capabilities: dict[str, Any] | None = None, limits: Limits | None = None
+) -> Caller:
     target = world.target("modern-cached", eras=("modern",), issues_sessions=False)
-    caller = world.caller(world.server(slug, target), session=False)
+    caller = world.caller(world.server(slug, target, limits=limits), session=False)
     caller.initialize(capabilities=ALL if capabilities is None else capabilities)
     world.standin.forget()
     return caller
@@ -96,6 +100,15 @@ class TestRounds:
             assert heard(lines) == {}
         assert done["id"] == 1
         assert text_in(done)["answers"] == {"a": ACCEPTED, "b/ü": {"x": 1.5}, "c": {"roots": []}}
+
+    def test_a_user_may_take_longer_than_the_budget_of_an_answer(self, world: World) -> None:
+        caller = bridged(world, "rounds-budget", limits=Limits(answer_budget_s=1.0))
+        with caller.stream(body=call_of("ask", rounds=[{"a": FORM}])) as response:
+            lines = response.iter_lines()
+            question, asked_at = heard(lines), time.monotonic()
+            wait_for(lambda: time.monotonic() > asked_at + 1.2, what="the budget to be over")
+            assert reply(caller, question, ACCEPTED).status_code == 202
+            assert text_in(heard(lines))["answers"] == {"a": ACCEPTED}
 
     def test_the_state_comes_back_byte_for_byte_and_under_a_new_id(self, world: World) -> None:
         caller = bridged(world, "rounds-state")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from hosting.dataplane.call import Call, Plan
@@ -34,6 +35,10 @@ class Sender:
 
         Raises UpstreamFailure, Refusal.
         """
+        if (
+            call.exchange.status
+        ):  # the client is being answered with a stream, which the budget does not bound
+            call.until = math.inf
         if call.passage is not None:  # of an earlier request of this call, which was answered
             call.passage.settle("ok")
         call.passage = self._breakers.enter(call, plan.target)
