@@ -252,9 +252,8 @@ class Gateway:
         body = await call.exchange.read_body(
             limit=call.route.limits.request_bytes, timeout_s=self._settings.body_timeout_s, share=call.share
         )
-        call.until += (
-            time.monotonic() - asked_at
-        )  # a client that sends slowly takes nothing of its server's time
+        # A client that sends slowly takes nothing of its server's time.
+        call.until += time.monotonic() - asked_at
         parsed = await parse_body(body, call.share.turn)
         if opens_only and (isinstance(parsed, list) or parsed.method != "initialize"):
             raise Refusal(INVALID_REQUEST, "this address is for initialize only")

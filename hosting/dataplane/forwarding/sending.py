@@ -35,10 +35,8 @@ class Sender:
 
         Raises UpstreamFailure, Refusal.
         """
-        if (
-            call.exchange.status
-        ):  # the client is being answered with a stream, which the budget does not bound
-            call.until = math.inf
+        if call.exchange.status:
+            call.until = math.inf  # the client is being answered with a stream, which no budget bounds
         if call.passage is not None:  # of an earlier request of this call, which was answered
             call.passage.settle("ok")
         call.passage = self._breakers.enter(call, plan.target)
