@@ -310,10 +310,10 @@ class Gateway:
         await self._check_open(call, plan.session)
         try:
             with self._in_use(call, plan):
-                if plan.leg == "modern":
-                    await self._to_modern.listen(call, plan, lambda: self._modern_target(call, plan))
-                elif plan.after is not None:
+                if plan.after is not None:
                     await self._resumer.resume(call, plan, plan.after)
+                elif plan.leg == "modern":
+                    await self._to_modern.listen(call, plan, lambda: self._modern_target(call, plan))
                 else:
                     await self._proxy.forward(call, plan)
         except Refusal as refusal:

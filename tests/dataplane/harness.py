@@ -153,7 +153,7 @@ class Spawned:
             except httpx.TransportError:
                 return False
 
-        wait_for(answers, 20, what=f"{self.name} to answer")
+        wait_for(answers, 60, what=f"{self.name} to answer")
 
     @property
     def pid(self) -> int:

@@ -5,7 +5,9 @@ The session is the gateway's alone: its id holds what every request must tell th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,8 +33,6 @@ from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.streams import Streams
-from hosting.dataplane.forwarding.upstream import UpstreamFailure
-from hosting.dataplane.forwarding.verdicts import FAILURES
 from hosting.dataplane.protocol.era import LISTEN
 from hosting.dataplane.protocol.errors import (
     ANSWER_LOST,
@@ -105,17 +105,14 @@ class ToModern:
     async def post(self, call: Call, plan: Plan, body: bytes) -> bool:
         """Answers a POST. False, and nothing is answered: the server turned out to speak no modern revision, though it was
         said to; it is to be asked in its own. Raises Refusal, ClientGone."""
-        try:
-            if plan.open_session is not None:
-                return await self._initialize(call, plan)
-            assert plan.session is not None
-            way = Way(call, plan.target, client_of(plan.session))
-            if body.lstrip()[:1] == b"[":
-                await self._batch(way, plan.session, plan.messages, body)
-            else:
-                await self._message(way, plan.session, plan.messages[0], body)
-        except UpstreamFailure as exc:
-            raise Refusal(FAILURES[exc.kind], request_id=plan.first_id) from exc
+        if plan.open_session is not None:
+            return await self._initialize(call, plan)
+        assert plan.session is not None
+        way = Way(call, plan.target, client_of(plan.session))
+        if body.lstrip()[:1] == b"[":
+            await self._batch(way, plan.session, plan.messages, body)
+        else:
+            await self._message(way, plan.session, plan.messages[0], body)
         return True
 
     async def listen(self, call: Call, plan: Plan, target_now: Callable[[], Target | None]) -> None:
@@ -127,7 +124,7 @@ class ToModern:
         assert session is not None
         if plan.resumes is not None:  # of a stream that only a server it had before could go on with
             raise Refusal(ANSWER_LOST, request_id=plan.resumes)
-        way = Way(call, plan.target, client_of(session))
+        way = Way(replace(call, until=math.inf), plan.target, client_of(session))
         async with self._listeners.hold(way, session) as box:
             listener = Listener(
                 way,
@@ -145,8 +142,6 @@ class ToModern:
                 outlet = Outlet(call, settings=self._settings, is_listening=True, session=session)
                 async with self._streams.open(call, way.target.release, outlet):
                     await outlet.run(listener.run(outlet))
-            except UpstreamFailure as exc:
-                raise Refusal(FAILURES[exc.kind]) from exc
             finally:
                 listener.close()
 
@@ -160,7 +155,7 @@ class ToModern:
         waiting = await self._parking.take(session, call.route, stream)
         if waiting is None or waiting.release != plan.target.release:  # its state is the Release's own
             return None
-        way = Way(call, plan.target, client_of(session))
+        way = Way(replace(call, until=math.inf), plan.target, client_of(session))
         return partial(self._carrier.go_on, way, session, waiting, log)
 
     def forget(self, session: Session, call: Call) -> None:

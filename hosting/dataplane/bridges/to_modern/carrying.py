@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hosting.dataplane.bridges.to_modern.asked import Asked
 from hosting.dataplane.bridges.to_modern.parking import Round
@@ -12,11 +13,10 @@ from hosting.dataplane.bridges.to_modern.running import Running
 from hosting.dataplane.bridges.to_modern.turn import Parts, Turn
 from hosting.dataplane.bridges.to_modern.way import Way
 from hosting.dataplane.call import JSON
+from hosting.dataplane.forwarding.breaker import judged
 from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.streams import Streams
-from hosting.dataplane.forwarding.upstream import UpstreamFailure
-from hosting.dataplane.forwarding.verdicts import FAILURES
 from hosting.dataplane.protocol.errors import JsonRpcId, Refusal, error_body
 from hosting.dataplane.sessions.session import Session
 from hosting.dataplane.settings import Settings
@@ -56,8 +56,6 @@ class Carrier:
                     raise
                 _go_on_after_cancel()
                 await (outlet or self._outlet(way, session, [])).end()
-            except UpstreamFailure as exc:
-                raise Refusal(FAILURES[exc.kind], request_id=asked.id) from exc
             except Refusal as refusal:
                 refusal.request_id = asked.id
                 raise
@@ -104,7 +102,12 @@ class Carrier:
     async def _carry_part(
         self, way: Way, session: Session, asked: Asked, outlet: Outlet, turns: asyncio.Semaphore
     ) -> None:
-        with self._running.enter(way.call, session, asked.id, secrets.token_hex(16)) as ongoing:
+        call = replace(way.call, passage=None)  # of its own: the others are at the server at the same time
+        way = replace(way, call=call)
+        with (
+            judged(call),
+            self._running.enter(call, session, asked.id, secrets.token_hex(16)) as ongoing,
+        ):
             turn = Turn(self._parts, way, session, asked, ongoing)
             try:
                 async with turns:
@@ -118,8 +121,7 @@ class Carrier:
                     raise
                 _go_on_after_cancel()
                 outlet.forgo(asked.id)
-            except (Refusal, UpstreamFailure) as exc:
-                problem = exc if isinstance(exc, Refusal) else Refusal(FAILURES[exc.kind])
+            except Refusal as problem:
                 await outlet.answer(asked.id, error_body(asked.id, problem.kind.code, problem.message))
             finally:
                 await turn.close()

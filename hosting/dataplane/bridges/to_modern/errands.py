@@ -45,7 +45,7 @@ class Errands:
         return None if found is None else found[1]
 
     async def introduction(self, way: Way) -> Introduction:
-        """Raises NotModern, Refusal, UpstreamFailure."""
+        """Raises NotModern, Refusal."""
         found = self._find(way)
         if found is not None and time.monotonic() < found[0]:
             return found[1]
@@ -104,7 +104,7 @@ class Errands:
         """Bounded, whatever the server says before it. Raises UpstreamFailure (timeout, too_large), Refusal."""
         limits, heard_bytes = way.call.route.limits, 0
         try:
-            async with asyncio.timeout(min(limits.answer_timeout_s, ERRAND_S)):
+            async with asyncio.timeout(way.call.within_budget(min(limits.answer_timeout_s, ERRAND_S))):
                 async for said in attempt.conversation.messages():
                     if said.spoken.answers(asked.upstream_id) or said.status != 200:
                         return said

@@ -32,7 +32,7 @@ from hosting.dataplane.forwarding.conversation import Said
 from hosting.dataplane.forwarding.outlet import Outlet
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
 from hosting.dataplane.protocol.era import LISTEN
-from hosting.dataplane.protocol.errors import ANSWER_TIMEOUT, METHOD_NOT_ALLOWED, UPSTREAM_FAILED, Refusal
+from hosting.dataplane.protocol.errors import METHOD_NOT_ALLOWED, UPSTREAM_FAILED, Refusal
 from hosting.dataplane.sessions.mailbox import Box, Mailbox
 from hosting.dataplane.sessions.patience import Patience
 from hosting.dataplane.sessions.session import Session
@@ -164,7 +164,7 @@ class Listener:
         self._woken = asyncio.Event()
 
     async def open(self) -> None:
-        """Raises Refusal (405: this server says nothing by itself), UpstreamFailure."""
+        """Raises Refusal (405: this server says nothing by itself)."""
         self._introduction = await self._introduced()
         if not (self._lists() or self._introduction.declares("resources", "subscribe")):
             raise _no_stream()
@@ -217,7 +217,7 @@ class Listener:
         with suppress(TimeoutError):
             async with asyncio.timeout(BEAT_S):
                 await self._woken.wait()
-        with suppress(Refusal, UpstreamFailure):
+        with suppress(Refusal):
             self._listen = self._listen or await self._listened()
 
     async def _again(self, outlet: Outlet) -> None:
@@ -234,7 +234,7 @@ class Listener:
                 self._introduction = await self._introduced()
                 self._listen = await self._listened()
                 break
-            except (Refusal, UpstreamFailure):
+            except Refusal:
                 continue
         if self._way.target.release != before:
             for _, _, method in self._lists():
@@ -244,7 +244,7 @@ class Listener:
         """Listens for what is watched now; the old listen ends once the new one stands."""
         try:
             new = await self._listened()
-        except (Refusal, UpstreamFailure):
+        except Refusal:
             return  # the old one goes on, and with its end all is read again
         old = self._listen
         if old is not None:
@@ -263,7 +263,7 @@ class Listener:
         await outlet.say(without_subscription(said.raw))
 
     async def _listened(self) -> _Listen | None:
-        """Acknowledged by the server; None when there is nothing to listen for. Raises Refusal, UpstreamFailure."""
+        """Acknowledged by the server; None when there is nothing to listen for. Raises Refusal."""
         wanted: dict[str, Any] = {name: True for _, name, _ in self._lists()}
         if self._introduction is not None and self._introduction.declares("resources", "subscribe"):
             uris = await self._wishes.watched(self._session, self._way.call.route)
@@ -273,23 +273,29 @@ class Listener:
             return None
         asked = own_request(LISTEN, {"notifications": wanted})
         attempt = await self._ways.ask(self._way, asked, is_listening=True)
-        messages = attempt.conversation.messages()
         try:
-            if attempt.answer.status in {404, 405}:
-                raise _no_stream()
-            async with asyncio.timeout(ACK_S):
-                async for said in messages:
-                    if said.spoken.method == ACKNOWLEDGED:
-                        return _Listen(attempt, messages, self._way.target.release)
-                    if said.spoken.is_answer:
-                        break
-            raise Refusal(UPSTREAM_FAILED, "the server does not listen")
-        except TimeoutError:
-            attempt.close()
-            raise Refusal(ANSWER_TIMEOUT) from None
+            with self._ways.counted(self._way, attempt.plan, attempt.started):
+                return await self._acknowledged(attempt)
         except BaseException:
             attempt.close()
             raise
+
+    async def _acknowledged(self, attempt: Attempt) -> _Listen:
+        """Raises Refusal, UpstreamFailure."""
+        if attempt.answer.status in {404, 405}:
+            raise _no_stream()
+        messages = attempt.conversation.messages()
+        try:
+            async with asyncio.timeout(ACK_S):
+                async for said in messages:
+                    if said.spoken.method == ACKNOWLEDGED:
+                        self._ways.answered(self._way, attempt, len(said.raw))
+                        return _Listen(attempt, messages, self._way.target.release)
+                    if said.spoken.is_answer:
+                        break
+        except TimeoutError:
+            raise UpstreamFailure("timeout") from None
+        raise Refusal(UPSTREAM_FAILED, "the server does not listen")
 
     async def _introduced(self) -> Introduction:
         try:

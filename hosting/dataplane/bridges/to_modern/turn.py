@@ -85,7 +85,7 @@ class Turn:
         self._is_answered = False  # this round
 
     async def begin(self) -> bytes | None:
-        """The answer, if it came whole and at once; otherwise `go_on`. Raises Refusal, UpstreamFailure."""
+        """The answer, if it came whole and at once; otherwise `go_on`. Raises Refusal."""
         attempt = await self._ask()
         if attempt.is_stream:
             return None
@@ -96,13 +96,13 @@ class Turn:
         return reply
 
     async def go_on(self, outlet: Outlet) -> None:
-        """Until the answer is given. Raises Refusal, UpstreamFailure."""
+        """Until the answer is given. Raises Refusal."""
         wanted, self._wanted = self._wanted, None
         reply: bytes | InputRequired = wanted or await self._reply(self._attempt or await self._ask(), outlet)
         await self._finish(outlet, reply)
 
     async def take_up(self, outlet: Outlet, waiting: Round) -> None:
-        """`go_on` with a round of questions that another node had asked. Raises Refusal, UpstreamFailure."""
+        """`go_on` with a round of questions that another node had asked. Raises Refusal."""
         self._rounds, self._number = waiting.rounds, waiting.questions[-1][0]
         questions = [Question(key, question_id, b"") for _, key, question_id in waiting.questions]
         try:
@@ -142,7 +142,9 @@ class Turn:
         call = self._way.call
         with self._parts.ways.counted(self._way, attempt.plan, attempt.started):
             body = await attempt.answer.read(
-                limit=MAX_ERROR_BYTES, timeout_s=call.route.limits.answer_timeout_s, share=call.share
+                limit=MAX_ERROR_BYTES,
+                timeout_s=call.within_budget(call.route.limits.answer_timeout_s),
+                share=call.share,
             )
         if not _is_header_mismatch(body):
             return attempt
@@ -214,7 +216,7 @@ class Turn:
             return True
         book = self._parts.books.of(self._way.call.route.environment, self._way.target.release)
         if self._asked.name not in book.tools and not book.is_whole:
-            with suppress(Refusal, UpstreamFailure):
+            with suppress(Refusal):
                 await self._parts.errands.learn_tools(self._way)
         return book.find(self._asked.name).is_wrapped
 
@@ -242,7 +244,9 @@ class Turn:
         is_asked: bool = False,
     ) -> Asked:
         """The next round's request, once all is answered. Raises Unanswerable."""
-        first, route = waiting.questions[0][0], self._way.call.route
+        first, call, asked_at = waiting.questions[0][0], self._way.call, time.monotonic()
+        with suppress(Refusal):  # whoever waits for a user takes nobody's turn at the server
+            call.place.listen()
         numbers = {first + at: question for at, question in enumerate(questions)}
         open_ = {self._ongoing.asks(number): question for number, question in numbers.items()}
         is_over = True
@@ -259,13 +263,14 @@ class Turn:
                 outlet.hand_over()
             raise
         finally:
+            call.until += time.monotonic() - asked_at  # nor does a user's time count as the server's
             self._ongoing.settle()
             if is_over:
                 for question in open_.values():
                     with suppress(ClientGone):
                         await outlet.say(withdrawal(question, "the answer is not waited for any more"))
                 if is_parked:
-                    await self._parts.parking.unpark(self._session, route, waiting)
+                    await self._parts.parking.unpark(self._session, call.route, waiting)
 
     def _round(self, stream: str, state: msgspec.Raw | None, first: int, questions: list[Question]) -> Round:
         return round_of(

@@ -11,12 +11,13 @@ from hosting.dataplane.bridges.to_modern.asked import Asked, Client
 from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Target
 from hosting.dataplane.forwarding.asking import Asker
+from hosting.dataplane.forwarding.breaker import is_hurried
 from hosting.dataplane.forwarding.conversation import Conversation
 from hosting.dataplane.forwarding.proxy import Proxy
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
-from hosting.dataplane.forwarding.verdicts import FAILURES, NOT_ITS_FAULT
-from hosting.dataplane.protocol.errors import Refusal
+from hosting.dataplane.forwarding.verdicts import NOT_ITS_FAULT, refuse_failure
+from hosting.dataplane.protocol.errors import CIRCUIT_OPEN, Refusal
 from hosting.dataplane.protocol.jsonrpc import Message
 
 
@@ -63,7 +64,7 @@ class Ways:
         headers: Mapping[str, str] | None = None,
         is_listening: bool = False,
     ) -> Attempt:
-        """Until the head of the answer. Raises Refusal, UpstreamFailure; these are counted."""
+        """Until the head of the answer. Raises Refusal, which is counted."""
         plan = Plan(
             target=way.target,
             method="POST",
@@ -72,7 +73,7 @@ class Ways:
             messages=[Message("request", asked.upstream_id, asked.method, {})],
             is_listening=is_listening,
         )
-        started = time.perf_counter()
+        started = time.monotonic()
         with self.counted(way, plan, started):
             plan, answer = await self._asker.ask(way.call, plan)
         if answer.has_request:
@@ -82,21 +83,26 @@ class Ways:
 
     @contextmanager
     def counted(self, way: Way, plan: Plan, started: float) -> Iterator[None]:
-        """Counts what fails inside for the server's health."""
+        """Counts what fails inside for the server's health. Raises Refusal in the place of UpstreamFailure."""
         try:
             yield
         except UpstreamFailure as exc:
-            self._record(way, plan, started, failure=FAILURES[exc.kind].outcome)
-            raise
+            refusal = refuse_failure(exc.kind, plan, is_hurried=is_hurried(way.call, started))
+            self._failed(way, plan, started, refusal)
+            raise refusal from exc
         except Refusal as refusal:
-            outcome = refusal.kind.outcome
-            self._record(way, plan, started, failure="" if outcome in NOT_ITS_FAULT else outcome)
+            self._failed(way, plan, started, refusal)
             raise
+
+    def _failed(self, way: Way, plan: Plan, started: float, refusal: Refusal) -> None:
+        outcome = refusal.kind.outcome
+        if refusal.kind is not CIRCUIT_OPEN:  # which never reached the server
+            self._record(way, plan, started, failure="" if outcome in NOT_ITS_FAULT else outcome)
 
     def answered(self, way: Way, attempt: Attempt, size: int) -> None:
         """Counts an answer of `size` bytes."""
         self._record(way, attempt.plan, attempt.started, size=size)
 
     def _record(self, way: Way, plan: Plan, started: float, *, failure: str = "", size: int = 0) -> None:
-        latency_ms = (time.perf_counter() - started) * 1000
+        latency_ms = (time.monotonic() - started) * 1000
         self._proxy.recorded(way.call, plan, latency_ms=latency_ms, failure=failure, response_bytes=size)
