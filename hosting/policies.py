@@ -24,6 +24,7 @@ EGRESS_MAX: Final = 50
 VARIABLES_MAX: Final = 128
 VALUE_BYTES_MAX: Final = 5 * 1024  # Cloudflare's own: 128 variables of 5 KB
 RELEASES_KEPT_MAX: Final = 10
+MODERN_CLIENTS: Final = ("auto", "bridge", "decline")
 
 #: The most one Environment may ask for. Sizes in bytes, times in seconds.
 CEILINGS: Final[Mapping[str, int]] = {
@@ -124,6 +125,11 @@ def check_variables(variables: Mapping[str, str]) -> None:
 def check_releases_kept(kept: int) -> None:
     if not 1 <= kept <= RELEASES_KEPT_MAX:
         _refuse({"releases_kept": f"From 1 to {RELEASES_KEPT_MAX}."})
+
+
+def check_modern_clients(policy: str) -> None:
+    if policy not in MODERN_CLIENTS:
+        _refuse({"modern_clients": f"One of: {', '.join(MODERN_CLIENTS)}."})
 
 
 def check_secret(name: str, value: str) -> None:

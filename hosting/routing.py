@@ -132,6 +132,7 @@ def compose_routes(environments: QuerySet[Environment]) -> list[Route]:
             "heals_sessions",
             "other_paths",
             "sessions_after",
+            "modern_clients",
             "limits",
             "tenant__slug",
             "server__slug",
@@ -172,6 +173,7 @@ def _route(row: Mapping[str, Any], targets: Sequence[Target]) -> Route:
         heals=row["heals_sessions"],
         other_paths=row["other_paths"],
         sessions_after=row["sessions_after"],
+        modern_clients=row["modern_clients"],
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from hosting.dataplane.admin import Admin
+from hosting.dataplane.bridges.to_legacy.bridge import ToLegacy
 from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.door.server import Server
@@ -125,6 +126,14 @@ class App:
             streams=self._streams,
             journal=self._journal,
         )
+        self._to_legacy = ToLegacy(
+            settings=settings,
+            sender=sender,
+            streams=self._streams,
+            proxy=proxy,
+            mailbox=self._mailbox,
+            metrics=self._metrics,
+        )
         self._gateway = Gateway(
             settings=settings,
             follower=self._follower,
@@ -141,6 +150,7 @@ class App:
             journal=self._journal,
             passage=self._passage,
             mailbox=self._mailbox,
+            to_legacy=self._to_legacy,
             renewals=renewals,
             activity=self._activity,
             streams=self._streams,
@@ -191,6 +201,7 @@ class App:
             self._farewells,
             self._journal,
             self._pulse,
+            self._to_legacy,
         )
         tasks = [asyncio.create_task(part.run()) for part in parts]
         await _first(FIRST_LOAD_S, self._follower.wait_loaded(), self._stopping.wait())
@@ -224,11 +235,16 @@ class App:
         self._stopping.clear()
         server.stop()
         self._streams.stop_listening()
-        await _first(self._settings.drain_s, self._gateway.wait_idle(), self._stopping.wait())
+        await _first(self._settings.drain_s, self._wait_idle(), self._stopping.wait())
         self._streams.stop_all()
         await _first(LAST_WORDS_S, self._gateway.wait_idle())
         self._gateway.end_rest()
         await _first(LAST_WORDS_S, self._gateway.wait_idle())
+        await self._to_legacy.close()
+
+    async def _wait_idle(self) -> None:
+        await self._gateway.wait_idle()
+        await self._to_legacy.wait_idle()
 
     def _refused(self, kind: Kind) -> None:
         self._metrics.answered(era="none", outcome=kind.outcome, seconds=0.0)

@@ -21,6 +21,8 @@ from hosting.dataplane.protocol.event_ids import LoggedEvent
 from hosting.dataplane.protocol.jsonrpc import Message
 from hosting.dataplane.sessions.session import Session
 
+HOPS_HEADER = "smcp-hops"
+MAX_HOPS = 3  # a gateway in front of another's is no loop
 JSON: Headers = (
     ("content-type", "application/json"),
     ("cache-control", "no-store"),
@@ -45,6 +47,40 @@ class Passage(Protocol):
     def settle(self, outcome: Outcome) -> None: ...
 
 
+class Errand(Protocol):
+    """As much of a Call as it takes to ask a server something; what the gateway asks by itself has it too."""
+
+    @property
+    def route(self) -> Route: ...
+
+    @property
+    def caller(self) -> Caller: ...
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def hops(self) -> int:
+        """Through how many gateways it has come."""
+
+    @property
+    def share(self) -> Share: ...
+
+    @property
+    def era(self) -> Era: ...
+
+    @property
+    def is_probe(self) -> bool: ...
+
+    @property
+    def until(self) -> float:
+        """When its time is up (monotonic)."""
+
+    passage: Passage | None
+
+    def within_budget(self, wait_s: float) -> float: ...
+
+
 @dataclass(slots=True)
 class Call:
     """One request that found its Route and was let in."""
@@ -66,8 +102,15 @@ class Call:
     def is_probe(self) -> bool:
         return self.caller.kind == "probe"
 
+    @property
+    def hops(self) -> int:
+        said = self.headers.get(HOPS_HEADER, "0")
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 4 else MAX_HOPS
+
     def within_budget(self, wait_s: float) -> float:
-        """Seconds: `wait_s`, or less when less is left; never quite 0."""
+        """Seconds: `wait_s`, or less when less is left; never quite 0. A client that is being answered with a stream has no budget."""
+        if self.exchange.status:
+            self.until = math.inf
         return max(0.001, min(wait_s, self.until - time.monotonic()))
 
 

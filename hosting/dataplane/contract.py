@@ -97,6 +97,7 @@ class Route(Fact, frozen=True, kw_only=True, omit_defaults=True, tag="route"):
     allowed_origins: tuple[str, ...] = ()  # browser origins besides our own; "*" allows all
     heals: bool = True  # a session that the server has lost is opened anew; otherwise the client is told 404
     sessions_after: int = 0  # whole seconds since the epoch: sessions issued until then have ended
+    modern_clients: Literal["auto", "bridge", "decline"] = "auto"  # before a server that speaks legacy only
     other_paths: bool = False  # per-server hosts may carry paths other than MCP's
 
     @property

@@ -12,7 +12,8 @@ import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 
-from hosting.dataplane.bridges.legs import set_leg_of_legacy_client
+from hosting.dataplane.bridges.legs import is_modern_client_bridged, set_leg_of_legacy_client
+from hosting.dataplane.bridges.to_legacy.bridge import ToLegacy
 from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.call import EMPTY, EVENTS, JSON, PROBLEM, Call, Plan
 from hosting.dataplane.contract import Route, Target
@@ -80,6 +81,7 @@ class Gateway:
         passage: Passage,
         mailbox: Mailbox,
         to_modern: ToModern,
+        to_legacy: ToLegacy,
         renewals: Renewals,
         activity: Activity,
         streams: Streams,
@@ -93,6 +95,7 @@ class Gateway:
         self._resumer = resumer
         self._journal = journal
         self._to_modern = to_modern
+        self._to_legacy = to_legacy
         self._streams = streams
         self._reports = reports
         self._metrics = metrics
@@ -263,7 +266,8 @@ class Gateway:
             if plan.is_listening:
                 call.place.listen()
             del body  # from here on only the Plan's, which lets go of it when it was sent
-            await self._proxy.forward(call, plan)
+            is_bridged = is_modern_client_bridged(call.route, plan.target)
+            await (self._to_legacy.serve if is_bridged else self._proxy.forward)(call, plan)
             return
         plan = self._legacy.plan_post(call, table, parsed, body)
         set_leg_of_legacy_client(plan, heals=call.route.heals)

@@ -48,6 +48,10 @@ class Settings:
     body_timeout_s: float = 30.0
     stalled_client_s: float = 60.0
     question_s: float = 600.0  # for a client's user to answer what a server asks
+    bridge_idle_s: float = (
+        300.0  # a session with a legacy server that no modern client used for so long is ended
+    )
+    bridge_park_s: float = 600.0  # how long a call waits for its modern client's input
     max_in_flight: int = 20_000
     max_tenant_in_flight: int = 5_000  # requests that have a place; a fifth as many more may wait for one
     max_tenant_streams: int = 10_000  # that only listen
@@ -156,6 +160,8 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         max_in_flight=max_in_flight,
         max_tenant_in_flight=max_requests,
         max_tenant_streams=max_streams,
+        bridge_idle_s=number("SMCP_GATEWAY_BRIDGE_IDLE_S", 300, at_least=0.1),
+        bridge_park_s=number("SMCP_GATEWAY_BRIDGE_PARK_S", 600, at_least=0.1),
         max_held_bytes=int(number("SMCP_GATEWAY_MAX_HELD_BYTES", 512 * 1024 * 1024, at_least=MIN_HELD_BYTES)),
         max_tenant_held_bytes=int(
             number("SMCP_GATEWAY_MAX_TENANT_HELD_BYTES", 64 * 1024 * 1024, at_least=MIN_HELD_BYTES)

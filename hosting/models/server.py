@@ -56,6 +56,11 @@ class Environment(TenantModel):
         PUBLIC = "public", "Anybody"
         API_KEY = "api_key", "Holders of an API key"
 
+    class ModernClients(models.TextChoices):
+        AUTO = "auto", "bridged, unless the code keeps sessions"
+        BRIDGE = "bridge", "bridged"
+        DECLINE = "decline", "told to use an older revision"
+
     server = models.ForeignKey(Server, on_delete=models.PROTECT, related_name="environments")
     slug = models.CharField(max_length=ENVIRONMENT_SLUG_MAX, validators=[validate_slug])
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
@@ -73,6 +78,9 @@ class Environment(TenantModel):
         default=0
     )  # as in contract.Route: sessions issued until this second were ended
     other_paths = models.BooleanField(default=False)  # whether its hosts carry the code's own paths, and /ws
+    modern_clients = models.CharField(
+        max_length=7, choices=ModernClients, default=ModernClients.AUTO
+    )  # before code that speaks only legacy revisions
     route_version = models.PositiveBigIntegerField(default=0)  # of the Route last composed
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -93,6 +93,7 @@ def update_environment(
     releases_kept: int | None = None,
     heals_sessions: bool | None = None,
     other_paths: bool | None = None,
+    modern_clients: str | None = None,
 ) -> Environment:
     """What is None stays as it is; what is given replaces the whole. Raises NotFound, EnvironmentGone, Invalid, OpenProxy."""
     wanted: dict[str, Any] = {}
@@ -118,6 +119,9 @@ def update_environment(
         wanted["heals_sessions"] = heals_sessions
     if other_paths is not None:
         wanted["other_paths"] = other_paths
+    if modern_clients is not None:
+        policies.check_modern_clients(modern_clients)
+        wanted["modern_clients"] = modern_clients
     with as_tenant(tenant_id):
         environment = lock_environment(tenant_id=tenant_id, environment_id=environment_id)
         changed = {key: value for key, value in wanted.items() if value != getattr(environment, key)}

@@ -80,7 +80,8 @@ class EnvironmentIn(Wish):
 class EnvironmentPatch(Wish):
     """What is left out stays; what is given replaces the whole.
 
-    Access, origins, limits, healing and other paths hold at once; egress and variables from the next deployment on.
+    Access, origins, limits, healing, other paths and what becomes of modern clients hold at once; egress and variables from the next
+    deployment on.
     """
 
     access: list[str] | None = Field(None, max_length=4)
@@ -91,6 +92,7 @@ class EnvironmentPatch(Wish):
     releases_kept: int | None = None
     heals_sessions: bool | None = None
     other_paths: StrictBool | None = None
+    modern_clients: str | None = Field(None, max_length=7, examples=["bridge"])
 
 
 class EnvironmentOut(Schema):
@@ -109,6 +111,7 @@ class EnvironmentOut(Schema):
     releases_kept: int
     heals_sessions: bool
     other_paths: bool
+    modern_clients: str
     created_at: datetime
 
     @classmethod
@@ -128,6 +131,7 @@ class EnvironmentOut(Schema):
             releases_kept=environment.releases_kept,
             heals_sessions=environment.heals_sessions,
             other_paths=environment.other_paths,
+            modern_clients=environment.modern_clients,
             created_at=environment.created_at,
         )
 

@@ -226,6 +226,14 @@ class StandInProcess(Spawned):
     def go(self, name: str, times: int = 1) -> None:
         self._control("go", {"name": name, "times": times})
 
+    def broadcast(self, script: str, message: dict[str, Any]) -> int:
+        """On all streams of a legacy-only server; how many there were."""
+        return int(self._control("broadcast", {"script": script, "message": message})["streams"])
+
+    def forget_sessions(self, script: str) -> int:
+        """As if a legacy-only server had restarted."""
+        return int(self._control("forget_sessions", {"script": script})["sessions"])
+
     def end_session(self, route: Route, session: str) -> int:
         """As if the server had forgotten it: a DELETE that does not come from the gateway."""
         now = int(time.time())

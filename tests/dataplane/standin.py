@@ -4,8 +4,10 @@
 SMCP_STANDIN_AUD. The script's name chooses the server:
 
     scripted-…   answers as the call's arguments ask it to, in both eras, keeping sessions where its name ends in `-stateful`
+    legacy-…     speaks legacy revisions only (`legacy_standin.py`)
     official     the official Python SDK's server, both eras, with sessions
     modern-…, official-modern    as `modern_standin.py` says: the modern era only
+    asking       the same SDK's, with tools that ask their client something; legacy revisions only
     broken       on the raw port: whatever bytes the control door was given, sent as they are
 
 What arrived is told at `/_control/seen`; a scripted stream sends its next event when `/_control/go` says so.
@@ -27,8 +29,11 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import SamplingMessage, TextContent
+from pydantic import BaseModel
 
 from hosting.dataplane.contract import unb64url, verify_assertion
+from tests.dataplane.legacy_standin import LegacyOnly
 from tests.dataplane.modern_standin import REVISION, ModernScripted, official_modern
 
 Scope = dict[str, Any]
@@ -58,6 +63,42 @@ def official() -> MCPServer:
     return server
 
 
+class Name(BaseModel):
+    name: str
+
+
+def asking() -> MCPServer:
+    server = MCPServer("asking")
+
+    @server.tool()
+    async def greet(ctx: Context) -> str:
+        await ctx.report_progress(1, 2)
+        answer = await ctx.elicit("who are you?", Name)
+        await ctx.report_progress(2, 2)
+        return f"hello {answer.data.name}" if answer.action == "accept" else answer.action
+
+    @server.tool()
+    async def sign_in(ctx: Context) -> str:
+        return (await ctx.elicit_url("sign in", "https://sign.test/in", "e-1")).action
+
+    @server.tool()
+    async def think(ctx: Context) -> str:
+        message = SamplingMessage(role="user", content=TextContent(type="text", text="2 + 2?"))
+        thought = await ctx.session.create_message([message], max_tokens=10)
+        return thought.content.text if isinstance(thought.content, TextContent) else ""
+
+    @server.tool()
+    async def look(ctx: Context) -> str:
+        return ", ".join(str(root.uri) for root in (await ctx.session.list_roots()).roots)
+
+    @server.tool()
+    async def grow(ctx: Context) -> str:
+        await ctx.session.send_tool_list_changed()
+        return "grown"
+
+    return server
+
+
 class Control:
     """What tests see and steer."""
 
@@ -71,6 +112,7 @@ class Control:
         self.raw_every_s = 0.0
         self.raw_open = 0
         self.raw_seen: list[str] = []
+        self.legacy_only = LegacyOnly(self.permit)
 
     def permit(self, name: str) -> asyncio.Semaphore:
         return self.permits.setdefault(name, asyncio.Semaphore(0))
@@ -98,6 +140,11 @@ class Control:
                 return {}
             case "/_control/raw_open":
                 return self.raw_open
+            case "/_control/broadcast":
+                asked = json.loads(body)
+                return {"streams": self.legacy_only.broadcast(asked["script"], asked["message"])}
+            case "/_control/forget_sessions":
+                return {"sessions": self.legacy_only.forget(json.loads(body)["script"])}
             case "/_control/raw_seen":
                 return self.raw_seen
         return None
@@ -351,6 +398,7 @@ class StandIn:
         self._scripted = Scripted(control)
         self._modern = ModernScripted(control)
         security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        self._asking = asking().streamable_http_app(transport_security=security)
         self.official = official().streamable_http_app(transport_security=security)
         self.official_modern = official_modern().streamable_http_app(transport_security=security)
 
@@ -359,6 +407,7 @@ class StandIn:
         async with (
             self.official.router.lifespan_context(self.official),
             self.official_modern.router.lifespan_context(self.official_modern),
+            self._asking.router.lifespan_context(self._asking),
         ):
             yield
 
@@ -393,6 +442,14 @@ class StandIn:
                 await answer(
                     send, 405 if scope["method"] != "POST" else 404, error(None, -32601, "modern only")
                 )
+        elif assertion.wrk == "asking":
+            if "mcp-method" in headers:
+                await answer(send, 400, error(None, -32000, "legacy revisions only"))
+            else:
+                await self._asking(scope, receive, send)  # type: ignore[arg-type]
+        elif assertion.wrk.startswith("legacy"):
+            body = await read(receive)
+            await self._control.legacy_only(assertion.wrk, entry, body, receive, send)
         elif assertion.wrk.startswith("scripted"):
             body = await read(receive)
             entry["body"] = body.decode()

@@ -71,7 +71,7 @@ async def test_progress_reaches_a_real_client(world: World, era: str) -> None:
 
 
 async def test_a_modern_client_falls_back_where_only_legacy_is_spoken(world: World) -> None:
-    route = world.server("clients-fallback", world.target("official", eras=("legacy",)))
+    route = world.server("clients-fallback", world.target("official", eras=("legacy",), issues_sessions=True))
     with pytest.raises(BaseExceptionGroup) as failed:
         async with python_client("modern", world.url(route), world.key()):
             pass

@@ -98,7 +98,9 @@ class TestChecks:
         assert data == {"requested": "2027-01-01", "supported": [MODERN]}  # as its discover says
 
     def test_a_legacy_server_declines_and_a_client_of_both_eras_falls_back(self, world: World) -> None:
-        caller = modern_caller(world, "modern-declined", world.target("scripted", eras=("legacy",)))
+        caller = modern_caller(
+            world, "modern-declined", world.target("scripted", eras=("legacy",), issues_sessions=True)
+        )
         response = caller.modern("server/discover")
         assert error_of(response) == (400, -32022)
         assert response.json()["error"]["data"]["supported"][-1] == "2025-11-25"

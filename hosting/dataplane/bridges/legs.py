@@ -8,7 +8,8 @@ Source: docs/decisions/0021.
 from __future__ import annotations
 
 from hosting.dataplane.call import Plan
-from hosting.dataplane.contract import Era, Target
+from hosting.dataplane.contract import Era, Route, Target
+from hosting.dataplane.protocol.era import bridges_modern
 from hosting.dataplane.protocol.errors import UNKNOWN_SESSION, Refusal
 
 
@@ -35,3 +36,8 @@ def _preferred(target: Target) -> Era:
     if "modern" not in target.eras:
         return "legacy"
     return "legacy" if target.issues_sessions and "legacy" in target.eras else "modern"
+
+
+def is_modern_client_bridged(route: Route, target: Target) -> bool:
+    """Whether a modern request that was not declined is carried in the legacy era."""
+    return bridges_modern(route, target)

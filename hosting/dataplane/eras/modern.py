@@ -1,7 +1,7 @@
 """MCP 2026-07-28 and later: every request stands alone, its headers repeat what its body says, and closing it cancels it.
 
-Checks in the order -32602, -32020, -32022; whether a method exists is the server's to say. An Environment whose servers speak
-only legacy revisions declines modern requests and names what it speaks, so that a client of both eras falls back.
+Checks in the order -32602, -32020, -32022; whether a method exists is the server's to say. Before a server that speaks only legacy
+revisions, requests are bridged or declined, as the Environment's policy says: a client of both eras that is told what is spoken falls back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from hosting.dataplane.call import Call, Plan
 from hosting.dataplane.contract import Route
 from hosting.dataplane.facts.buckets import choose_target
 from hosting.dataplane.protocol.era import (
+    LEGACY_REVISIONS,
     LISTEN,
     META_CAPABILITIES,
     META_VERSION,
     MODERN_REVISIONS,
     PROBE_METHODS,
     PROTOCOL_VERSION_HEADER,
+    bridges_modern,
     meta_of,
     supported_revisions,
 )
@@ -62,6 +64,8 @@ def plan_post(call: Call, parsed: Message | list[Message], body: bytes) -> Plan:
     if call.is_probe and parsed.method not in PROBE_METHODS:
         raise Refusal(PROBE_ONLY_LOOKS, request_id=parsed.id)
     target = choose_target(call.route, sticky=call.caller.sticky)
+    if "modern" not in target.eras and not bridges_modern(call.route, target):
+        raise _unsupported(call.headers[PROTOCOL_VERSION_HEADER], LEGACY_REVISIONS, parsed)
     forwarded = {
         name: value
         for name, value in call.headers.items()
@@ -116,8 +120,12 @@ def _check_notification(message: Message, headers: Mapping[str, str], route: Rou
 def _check_version(version: str, message: Message, route: Route) -> None:
     supported = supported_revisions(route)
     if version not in supported or version not in MODERN_REVISIONS:
-        data = {"supported": supported, "requested": version[:64]}
-        raise Refusal(UNSUPPORTED_VERSION, request_id=message.id, data=data)
+        raise _unsupported(version, supported, message)
+
+
+def _unsupported(version: str, supported: tuple[str, ...], message: Message) -> Refusal:
+    data = {"supported": supported, "requested": version[:64]}
+    return Refusal(UNSUPPORTED_VERSION, request_id=message.id, data=data)
 
 
 def _mismatch(header: str, field: str, message: Message) -> Refusal:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from hosting.dataplane.call import Call, Outcome
+from hosting.dataplane.call import Errand, Outcome
 from hosting.dataplane.contract import Target
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.errors import (
@@ -134,7 +134,7 @@ class Breakers:
         for state in ("open", "half_open"):
             metrics.circuits.labels(state).set_function(partial(self._count, state))
 
-    def enter(self, call: Call, target: Target) -> _Passage:
+    def enter(self, call: Errand, target: Target) -> _Passage:
         """Raises Refusal (503, with Retry-After) while the Release has its rest."""
         key = (call.route.environment, target.release)
         breaker = self._known.get(key)
@@ -229,7 +229,7 @@ class Breakers:
         return sum(breaker.state == state for breaker in self._not_closed.values())
 
 
-def note_head(call: Call, answer: Answer) -> None:
+def note_head(call: Errand, answer: Answer) -> None:
     """What the head of an answer says of its server. A JSON answer is judged when it is complete."""
     if call.passage is None:
         return
@@ -240,25 +240,25 @@ def note_head(call: Call, answer: Answer) -> None:
         call.passage.settle("ok")
 
 
-def is_hurried(call: Call, sent_at: float) -> bool:
+def is_hurried(call: Errand, sent_at: float) -> bool:
     """Whether the server was given clearly less time than its Environment's: by a client in a hurry, or by waiting for a place.
     `sent_at` is monotonic."""
     limits = call.route.limits
     return call.until - sent_at < FAIR_SHARE * min(limits.answer_timeout_s, limits.answer_budget_s)
 
 
-def note_failure(call: Call, failure: UpstreamFailure, sent_at: float) -> None:
+def note_failure(call: Errand, failure: UpstreamFailure, sent_at: float) -> None:
     if call.passage is not None:
         call.passage.settle(_outcome_of(call, failure, sent_at))
 
 
-def _outcome_of(call: Call, failure: UpstreamFailure, sent_at: float) -> Outcome:
+def _outcome_of(call: Errand, failure: UpstreamFailure, sent_at: float) -> Outcome:
     is_excused = failure.kind == "timeout" and is_hurried(call, sent_at)
     return "failed" if failure.kind in _BROKEN and not is_excused else "nothing"
 
 
 @contextmanager
-def judged(call: Call) -> Iterator[None]:
+def judged(call: Errand) -> Iterator[None]:
     """Whatever happens to the answer inside settles the passage that is still open at the end."""
     outcome: Outcome = "nothing"
     began = time.monotonic()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.call import Errand, Plan
 from hosting.dataplane.forwarding.asking import MAX_ERROR_BYTES
 from hosting.dataplane.forwarding.pace import Pace
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
@@ -36,12 +36,14 @@ class Said:
 class Conversation:
     """Of one Answer, whose closing stays with whoever has it."""
 
-    def __init__(self, call: Call, plan: Plan, answer: Answer, *, pace: Pace) -> None:
+    def __init__(self, call: Errand, plan: Plan, answer: Answer, *, pace: Pace) -> None:
         self._call = call
         self._plan = plan
         self._answer = answer
         self._pace = pace
         self._parser = EventParser(call.route.limits.event_bytes)
+        self.last_id = b""  # of an event, with or without a message: where the server would take a broken stream up again
+        self.retry_ms: int | None = None
 
     async def messages(self) -> AsyncIterator[Said]:
         """Until the server ends, or falls silent for too long; a listening Plan may be silent for ever.
@@ -70,15 +72,22 @@ class Conversation:
         idle_s, heard_at = self._call.route.limits.stream_idle_s, time.monotonic()
         while True:
             await self._pace.rest()
+            may_be_silent = self._plan.is_listening
             piece = await self._answer.next_piece(timeout_s=idle_s)
             if piece == b"":
                 return
             if piece is None:
-                if not self._plan.is_listening and time.monotonic() - heard_at >= idle_s:
+                if (
+                    may_be_silent or self._plan.is_listening
+                ):  # what is expected of it may have changed meanwhile
+                    heard_at = time.monotonic()
+                elif time.monotonic() - heard_at >= idle_s:
                     raise UpstreamFailure("silent")
                 continue
             heard_at = time.monotonic()
             for event in self._parse(piece):
+                self.last_id = event.id or self.last_id
+                self.retry_ms = self.retry_ms if event.retry_ms is None else event.retry_ms
                 if event.name in _NAMES and event.data:
                     for said in self._said(event.data, event.id):
                         yield said

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.call import Errand, Plan
 from hosting.dataplane.contract import AnyFact, Remote, Route
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
@@ -66,7 +66,7 @@ class Links:
         return self._find(route, remote, upstream_id) is not None
 
     async def send(
-        self, call: Call, plan: Plan, *, method: str, headers: Mapping[str, str], wait_s: float
+        self, call: Errand, plan: Plan, *, method: str, headers: Mapping[str, str], wait_s: float
     ) -> Answer:
         """As Elsewhere.send, for a Plan whose target speaks HTTP+SSE; `headers` go with each request it takes. Raises UpstreamFailure."""
         remote = plan.target.remote
@@ -113,7 +113,7 @@ class Links:
         return link if link.is_for(remote, self._elsewhere.headers_of(route, remote)) else None
 
     async def _initialize(
-        self, call: Call, plan: Plan, remote: Remote, headers: Mapping[str, str], wait_s: float
+        self, call: Errand, plan: Plan, remote: Remote, headers: Mapping[str, str], wait_s: float
     ) -> Answer:
         opened = await self._open(call, remote, headers, wait_s)
         if not isinstance(opened, Link):
@@ -129,7 +129,7 @@ class Links:
         return answer
 
     async def _open(
-        self, call: Call, remote: Remote, headers: Mapping[str, str], wait_s: float
+        self, call: Errand, remote: Remote, headers: Mapping[str, str], wait_s: float
     ) -> Link | Answer:
         """The server's refusal where it gives no stream. Raises UpstreamFailure."""
         route, limits = call.route, call.route.limits
@@ -167,7 +167,7 @@ class Links:
         return link
 
     async def _post(
-        self, call: Call, plan: Plan, link: Link, headers: Mapping[str, str], wait_s: float
+        self, call: Errand, plan: Plan, link: Link, headers: Mapping[str, str], wait_s: float
     ) -> Answer:
         """Raises UpstreamFailure."""
         body = plan.body or b""
@@ -190,7 +190,7 @@ class Links:
         return told
 
     async def _say(
-        self, call: Call, plan: Plan, link: Link, raw: bytes, headers: Mapping[str, str], wait_s: float
+        self, call: Errand, plan: Plan, link: Link, raw: bytes, headers: Mapping[str, str], wait_s: float
     ) -> Answer | None:
         """The server's refusal, if it does not take the message. Raises UpstreamFailure."""
         assert plan.target.remote is not None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 
-from hosting.dataplane.call import Call, Plan
+from hosting.dataplane.call import HOPS_HEADER, MAX_HOPS, Errand, Plan
 from hosting.dataplane.contract import Route, Target
 from hosting.dataplane.forwarding.breaker import Breakers, note_failure, note_head
 from hosting.dataplane.forwarding.elsewhere import Elsewhere
@@ -16,8 +15,6 @@ from hosting.dataplane.protocol.era import REPEATABLE, SESSION_HEADER
 from hosting.dataplane.protocol.errors import NOTHING_DEPLOYED, REMOTE_LOOP, Refusal
 
 GOODBYE_S = 5.0
-HOPS_HEADER = "smcp-hops"
-MAX_HOPS = 3  # a gateway in front of another's is no loop
 
 
 class Sender:
@@ -29,14 +26,12 @@ class Sender:
         self._links = links
         self._breakers = breakers
 
-    async def send(self, call: Call, plan: Plan) -> Answer:
+    async def send(self, call: Errand, plan: Plan) -> Answer:
         """Through the Release's breaker. A connection that was never made is tried once more; after bytes were sent only what is safe to
         repeat is.
 
         Raises UpstreamFailure, Refusal.
         """
-        if call.exchange.status:
-            call.until = math.inf  # the client is being answered with a stream, which no budget bounds
         if call.passage is not None:  # of an earlier request of this call, which was answered
             call.passage.settle("ok")
         call.passage = self._breakers.enter(call, plan.target)
@@ -49,7 +44,7 @@ class Sender:
         note_head(call, answer)
         return answer
 
-    async def _repeated(self, call: Call, plan: Plan) -> Answer:
+    async def _repeated(self, call: Errand, plan: Plan) -> Answer:
         try:
             return await self.once(call, plan)
         except UpstreamFailure as exc:
@@ -61,14 +56,16 @@ class Sender:
                 raise
         return await self.once(call, plan)
 
-    async def once(self, call: Call, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
+    async def once(self, call: Errand, plan: Plan, *, method: str = "", wait_s: float = 0) -> Answer:
         """`method` and `wait_s` (seconds until the answer's head) in the place of the Plan's; past
         any breaker. Raises UpstreamFailure, Refusal."""
         wait_s = call.within_budget(wait_s or call.route.limits.answer_timeout_s)
         remote = plan.target.remote
         headers = {"x-request-id": call.request_id}
         if remote is not None:
-            headers[HOPS_HEADER] = str(_hops(call) + 1)
+            if call.hops >= MAX_HOPS:  # a tenant may name our own endpoint as the server elsewhere
+                raise Refusal(REMOTE_LOOP)
+            headers[HOPS_HEADER] = str(call.hops + 1)
         if remote is not None and remote.transport == "sse":
             return await self._links.send(
                 call, plan, method=method or plan.method, headers=headers, wait_s=wait_s
@@ -88,7 +85,7 @@ class Sender:
             return
         answer.close()
 
-    def may_reach(self, call: Call, target: Target, upstream_id: str) -> bool:
+    def may_reach(self, call: Errand, target: Target, upstream_id: str) -> bool:
         """Whether a session of the server's can be used on this node: one over HTTP+SSE only where its stream is.
 
         Raises UpstreamFailure.
@@ -125,12 +122,3 @@ class Sender:
             limits=route.limits,
             wait_s=wait_s,
         )
-
-
-def _hops(call: Call) -> int:
-    """Through how many gateways the request has come: a tenant may name our own endpoint as the server elsewhere. Raises Refusal."""
-    said = call.headers.get(HOPS_HEADER, "0")
-    hops = int(said) if said.isascii() and said.isdigit() and len(said) < 4 else MAX_HOPS
-    if hops >= MAX_HOPS:
-        raise Refusal(REMOTE_LOOP)
-    return hops

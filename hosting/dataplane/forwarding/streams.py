@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hosting.dataplane.call import Call
+from hosting.dataplane.call import Call, Errand
 from hosting.dataplane.contract import AnyFact, Route
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.pace import Line, Pace
@@ -56,7 +56,7 @@ class Holder:
         return self.kind != "api_key" or table.has_credential(self.route.tenant, self.key_id)
 
 
-def holder_of(call: Call, session: Session | None) -> Holder:
+def holder_of(call: Errand, session: Session | None) -> Holder:
     return Holder(call.route, call.caller.kind, call.caller.key_id, session)
 
 

@@ -12,7 +12,7 @@ import msgspec
 from hosting.dataplane.call import Plan
 from hosting.dataplane.contract import Era
 from hosting.dataplane.forwarding.upstream import Answer, FailureKind
-from hosting.dataplane.protocol.era import Spoken, hear
+from hosting.dataplane.protocol.era import SESSION_HEADER, Spoken, hear
 from hosting.dataplane.protocol.errors import (
     ANSWER_CUT,
     ANSWER_TIMEOUT,
@@ -92,7 +92,7 @@ def refuse_dispatch(error: str, status: int, retry_after: str, request_id: JsonR
 
 def is_session_lost(plan: Plan, answer: Answer, body: bytes) -> bool:
     """Whether a server says with this answer that it does not know its own session; an unknown method is something else."""
-    if answer.status != 404 or answer.dispatch_error or plan.session is None or not plan.session.upstream_id:
+    if answer.status != 404 or answer.dispatch_error or SESSION_HEADER not in plan.headers:
         return False
     spoken = _error_in(body)
     return spoken is None or _code_of(spoken) != METHOD_NOT_FOUND

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hosting.dataplane.contract import Era, Route
+from hosting.dataplane.contract import Era, Route, Target
 from hosting.dataplane.protocol.errors import NOT_ACCEPTABLE, NOT_JSON, JsonRpcId, Refusal
 from hosting.dataplane.protocol.jsonrpc import MAX_BATCH, Message
 
@@ -58,10 +58,18 @@ def era_of(parsed: Message | list[Message], headers: Mapping[str, str]) -> Era:
     return "modern" if META_VERSION in meta_of(first) else era_of_headers(headers)
 
 
+def bridges_modern(route: Route, target: Target) -> bool:
+    """Whether modern clients reach a server that speaks only legacy revisions. Where the tenant has not said: unless the server opens
+    sessions of its own, since clients of both eras prefer the modern one and would lose them (rules, section 1)."""
+    if "modern" in target.eras or route.modern_clients == "decline":
+        return False
+    return route.modern_clients == "bridge" or not target.issues_sessions
+
+
 def supported_revisions(route: Route) -> tuple[str, ...]:
     """What a modern request is told that the servers behind a Route speak: modern revisions, as their own `server/discover` has it;
     where they speak none, the legacy ones, so that a client of both eras initializes."""
-    is_modern = any("modern" in target.eras for target in route.targets)
+    is_modern = any("modern" in target.eras or bridges_modern(route, target) for target in route.targets)
     return MODERN_REVISIONS if is_modern else LEGACY_REVISIONS
 
 

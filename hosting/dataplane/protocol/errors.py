@@ -109,6 +109,11 @@ INVALID_META = Kind(
     "bad_request", 400, -32602, "params._meta lacks what every request of this revision carries"
 )
 HEADER_MISMATCH = Kind("bad_request", 400, -32020, "a header does not agree with the body")
+INVALID_PARAMS = Kind("bad_request", 200, -32602, "the request's params are not what its method takes")
+METHOD_NOT_FOUND = Kind("bad_request", 404, -32601, "Method not found")
+CAPABILITY_MISSING = Kind(
+    "capability_missing", 400, -32021, "the server asks for what this client does not offer"
+)
 UNSUPPORTED_VERSION = Kind("bad_request", 400, -32022, "Unsupported protocol version")
 SESSION_REQUIRED = Kind("bad_request", 400, -32600, "Mcp-Session-Id is required after initialize")
 UNKNOWN_SESSION = Kind("unknown_session", 404, -32001, "Session not found")
@@ -149,6 +154,19 @@ LOG_AWAY = Kind(
     -32603,
     "what was kept of this stream cannot be read now: what became of the call is unknown",
 )
+OUTCOME_UNKNOWN = Kind(
+    "answer_lost",
+    200,
+    -32603,
+    "the call that waited for this input is gone: whether it was carried out is unknown",
+)
+SESSION_GONE = Kind(
+    "session_gone",
+    200,
+    -32603,
+    "the server has lost its session with what it kept in it; the call was not carried out",
+)
+INPUT_REFUSED = Kind("input_refused", 200, -32603, "the server needs something done that was not accepted")
 ANSWER_CUT = Kind("answer_cut", 502, -32603, "the server's answer ended before its end")
 
 INTERNAL = Kind("internal", 500, -32603, "the gateway failed; the error is recorded")

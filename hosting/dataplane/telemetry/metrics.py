@@ -88,6 +88,16 @@ class Metrics:
             "smcp_gateway_held_bytes", "Bytes of requests and answers that are held", registry=self.registry
         )
         self.streams = Gauge("smcp_gateway_streams_open", "Streams open to clients", registry=self.registry)
+        self.bridged_sessions = Gauge(
+            "smcp_gateway_bridged_sessions",
+            "Sessions with legacy servers that are kept for modern clients",
+            registry=self.registry,
+        )
+        self.parked_calls = Gauge(
+            "smcp_gateway_parked_calls",
+            "Calls at legacy servers that wait for their modern clients' input",
+            registry=self.registry,
+        )
         self.events_dropped = Counter(
             "smcp_gateway_events_dropped",
             "Server-sent events of a kind that is not MCP",

@@ -124,6 +124,7 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
             "allowed_origins": ["https://app.example.com"],
             "heals_sessions": False,
             "other_paths": True,
+            "modern_clients": "bridge",
             "limits": {"requests_per_minute": 7},
         },
     )
@@ -136,6 +137,7 @@ def test_policies_reach_the_route_at_once(acme: TenantAtTheDoor, redis_url: str)
     assert (found.access, found.allowed_origins) == (("public",), ("https://app.example.com",))
     assert (found.heals, shown["heals_sessions"]) == (False, False)
     assert (found.other_paths, shown["other_paths"]) == (True, True)
+    assert (found.modern_clients, shown["modern_clients"]) == ("bridge", "bridge")
 
 
 def test_other_paths_are_closed_until_they_are_opened_and_who_did_is_on_record(
@@ -194,6 +196,7 @@ def test_other_paths_are_closed_until_they_are_opened_and_who_did_is_on_record(
         ("variables", {"variables": {f"V{n}": "" for n in range(129)}}),
         ("releases_kept", {"releases_kept": 0}),
         ("releases_kept", {"releases_kept": 11}),
+        ("modern_clients", {"modern_clients": "never"}),
         ("account", {"account": "another"}),
         ("slug", {"slug": "renamed"}),
     ],
