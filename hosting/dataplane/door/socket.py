@@ -31,6 +31,7 @@ from hosting.dataplane.protocol.frames import (
 VERSION = "13"
 MAX_SUBPROTOCOLS = 10
 PONG_S = 10.0
+CONTROLS_AT_A_STRETCH = 8
 CLOSING_BYTES = 1024 * 1024
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MARKS = "!#$%&'*+-.^_`|~"
@@ -73,9 +74,13 @@ class Upgrade(Exchange):
 
     async def receive(self) -> str | bytes | Closed:
         """The client's next message, or its end. Raises FrameError, and Refusal when there is no memory for it."""
+        controls = 0
         while True:
             heard = self._parser.next()
             if isinstance(heard, Control):
+                controls += 1
+                if controls % CONTROLS_AT_A_STRETCH == 0:
+                    await asyncio.sleep(0)  # it is others' turn
                 if heard.kind == "ping":
                     await self._send(encode_frame(PONG, heard.data), timeout_s=PONG_S)
             elif heard is not None:
