@@ -147,14 +147,14 @@ def split_url(url: str) -> SplitResult | None:
     """The parts of a URL that can be connected to; None for any other text."""
     try:
         parts = urlsplit(url)
-        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         return None
-    host = parts.hostname or ""
+    is_whole = parts.scheme in {"http", "https"} and port != 0
     is_named = _HOST.fullmatch(host) is not None or literal(host) is not None
     # Whatever else stands between the slashes, another reader of URLs could take for the host.
     where = f"[{host}]" if ":" in host else host
-    is_plain = parts.netloc.rpartition("@")[2].lower() in {where, f"{where}:{parts.port}"}
+    is_plain = parts.netloc.rpartition("@")[2].lower() in {where, f"{where}:{port}"}
     is_readable = len(url) <= MAX_URL and _URL.fullmatch(url) is not None
     return parts if is_whole and is_named and is_plain and is_readable else None
 
