@@ -243,6 +243,8 @@ def open_headers(
         raise CannotOpen
     try:
         raw = unb64url(encoded)
+        if b64url(raw) != encoded:  # one text, one spelling
+            raise CannotOpen
         sender, sealed = raw[:_ENVELOPE], raw[_ENVELOPE:]
         shared = private.exchange(X25519PublicKey.from_public_bytes(sender))
         key = _derived(shared, b"smcp/remote-headers", sender + private.public_key().public_bytes_raw())

@@ -7,7 +7,7 @@ import secrets
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -36,6 +36,7 @@ class TestAddresses:
     def test_what_everybody_can_reach_is_public(self, text: str) -> None:
         assert is_public(ipaddress.ip_address(text))
 
+    @settings(deadline=None)  # a busy machine proves nothing
     @given(address=V4)
     def test_ipv4_in_the_clothes_of_ipv6_never_is(self, address: ipaddress.IPv4Address) -> None:
         low = int(address)
@@ -46,12 +47,14 @@ class TestAddresses:
         assert not is_public(ipaddress.IPv6Address((0x2002 << 112) | (low << 80)))
         assert not is_public(ipaddress.IPv6Address((0x0064FF9B0001 << 80) | (low << 48) | 0x08080808))
 
+    @settings(deadline=None)  # a busy machine proves nothing
     @given(address=V4)
     def test_nothing_is_public_that_the_registries_do_not_call_global(
         self, address: ipaddress.IPv4Address
     ) -> None:
         assert not is_public(address) or (address.is_global and not address.is_multicast)
 
+    @settings(deadline=None)  # a busy machine proves nothing
     @given(address=V4)
     def test_every_way_to_write_an_address_is_seen_to_be_one(self, address: ipaddress.IPv4Address) -> None:
         a, b, c, d = address.packed
@@ -75,6 +78,7 @@ class TestUrls:
     def test_what_two_readers_could_read_differently_is_refused(self, url: str) -> None:
         assert check_url(url, Allowed())
 
+    @settings(deadline=None)  # a busy machine proves nothing
     @given(rest=st.text(alphabet="ab1.:@/\\?#[]%-_~0x\u212a", max_size=30))
     def test_whoever_connects_reads_the_host_that_was_checked(self, rest: str) -> None:
         url = f"https://{rest}"
@@ -131,15 +135,13 @@ class TestSealing:
         with pytest.raises(CannotOpen):
             open_headers(sealed, ring=private_ring(ring), **{**WHERE, field: "other"})
 
+    @settings(deadline=None)  # a busy machine proves nothing
     @given(at=st.integers(0, 10_000), byte=st.characters(codec="ascii"))
     def test_an_altered_text_does_not_open(self, at: int, byte: str) -> None:
         ring = {"a": b"k" * 32}
         sealed = seal_headers(HEADERS, ring=public_ring(ring), **WHERE)
         at %= len(sealed)
         altered = sealed[:at] + byte + sealed[at + 1 :]
-        try:
-            assert open_headers(altered, ring=private_ring(ring), **WHERE) == HEADERS
-        except CannotOpen:
-            return
-        # The last character of base64 has bits that mean nothing.
-        assert altered == sealed or at == len(sealed) - 1
+        if altered != sealed:
+            with pytest.raises(CannotOpen):
+                open_headers(altered, ring=private_ring(ring), **WHERE)
