@@ -60,7 +60,7 @@ class TestWhose:
         key = world.key()
         for slug, release in (("whose-a", "r1"), ("whose-b", "r1"), ("whose-b", "r2")):
             target = world.target("legacy-whose", release=release, eras=("legacy",))
-            route = world.server(slug, target)
+            route = world.server(slug, target, modern_clients="bridge")
             Bridged(world.at(world.url(route), key)).call()
             assert len(requests(world, "initialize")) == 1
 
@@ -78,7 +78,7 @@ class TestWhose:
         assert len(set(ids)) == 10
 
     def test_a_failed_handshake_is_everybodys_error(self, world: World) -> None:
-        route = world.server("handshake", world.target("nowhere", eras=("legacy",)))
+        route = world.server("handshake", world.target("nowhere", eras=("legacy",)), modern_clients="bridge")
         client = Bridged(world.at(world.url(route), world.key()))
         told: list[tuple[int, int]] = []
         threads = [

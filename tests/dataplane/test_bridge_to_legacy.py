@@ -320,7 +320,7 @@ class TestResult:
 
     def test_a_server_that_is_not_there_is_an_honest_error(self, world: World) -> None:
         target = world.target("nowhere", eras=("legacy",))
-        route = world.server("nowhere", target)
+        route = world.server("nowhere", target, modern_clients="bridge")
         assert error_of(Bridged(world.at(world.url(route), world.key())).send("tools/list")) == (502, -32603)
 
 
@@ -411,13 +411,13 @@ class TestDuring:
 
 def test_a_client_whose_access_ends_is_told_and_its_call_cancelled(world: World) -> None:
     target = world.target("legacy-revoked", eras=("legacy",))
-    route = world.server("revoked", target)
+    route = world.server("revoked", target, modern_clients="bridge")
     client = Bridged(world.at(world.url(route), world.key()))
     steps = script(TestDuring.PROGRESS, {"permit": "revoked"})
     with client.stream("tools/call", steps, token=1) as response:
         lines = response.iter_lines()
         assert next_event(lines)
-        world.server("revoked", target, access=("public",))
+        world.server("revoked", target, access=("public",), modern_clients="bridge")
         assert json.loads(next_event(lines)["data"])["error"]["code"] == -32000
 
 
