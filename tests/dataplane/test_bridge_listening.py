@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from hosting.dataplane.contract import Keys
+from hosting.dataplane.contract import Keys, Limits
 from tests.dataplane.harness import (
     INSTALLATION,
     Caller,
@@ -36,9 +37,9 @@ def nothing_permitted(world: World) -> None:
     world.standin.forget()
 
 
-def bridged(world: World, slug: str, script: str = "modern-cached") -> Caller:
+def bridged(world: World, slug: str, script: str = "modern-cached", **more: Any) -> Caller:
     target = world.target(script, eras=("modern",), issues_sessions=False)
-    caller = world.caller(world.server(slug, target))
+    caller = world.caller(world.server(slug, target, **more))
     world.standin.forget()
     return caller
 
@@ -117,9 +118,11 @@ def test_watching_more_or_less_changes_the_listen_before_it_is_answered(
         wait_for(lambda: listens(world) == [LISTS], what="the old listen to end")
 
 
-def test_a_listen_that_ends_is_opened_again(world: World) -> None:
-    caller = bridged(world, "listen-again")
+def test_a_listen_that_ends_is_opened_again_however_old_its_stream(world: World) -> None:
+    caller = bridged(world, "listen-again", limits=Limits(answer_budget_s=1))
     with listening(caller) as lines:
+        began_at = time.monotonic()
+        wait_for(lambda: time.monotonic() - began_at > 1.5, what="the budget to be over")
         world.standin.go("listen-end")
         wait_for(lambda: len(listens(world, are_open=False)) == 2, what="another listen")
         wait_for(lambda: world.standin.seen[-1].get("acknowledged"), what="it to stand")

@@ -43,14 +43,12 @@ ACCEPTED = {"action": "accept", "content": {"name": "é"}}
 
 @pytest.fixture(scope="module")
 def knobs() -> dict[str, str]:
-    return {"question_s": "3", "keepalive_s": "0.1"}  # so that whoever waits for a round gets a stream
+    return {"question_s": "3", "keepalive_s": "0.3"}
 
 
-def bridged(
-    world: World, slug: str, capabilities: dict[str, Any] | None = None, limits: Limits | None = None
-) -> Caller:
+def bridged(world: World, slug: str, capabilities: dict[str, Any] | None = None, **more: Any) -> Caller:
     target = world.target("modern-cached", eras=("modern",), issues_sessions=False)
-    caller = world.caller(world.server(slug, target, limits=limits), session=False)
+    caller = world.caller(world.server(slug, target, **more), session=False)
     caller.initialize(capabilities=ALL if capabilities is None else capabilities)
     world.standin.forget()
     return caller
@@ -68,6 +66,12 @@ def reply(caller: Caller, question: dict[str, Any], result: Any) -> httpx.Respon
 def text_in(message: dict[str, Any]) -> Any:
     """What the scripted server says it was told."""
     return json.loads(message["result"]["content"][0]["text"])
+
+
+def answer_in(response: httpx.Response) -> dict[str, Any]:
+    """The answer of a request that took a while: on a stream, or not if it was just soon enough."""
+    is_json = response.headers["content-type"] == "application/json"
+    return dict(response.json() if is_json else events_of(response.text)[-1])
 
 
 def asked(world: World) -> list[dict[str, Any]]:
@@ -170,13 +174,34 @@ class TestRounds:
 
     def test_a_server_that_only_wants_to_be_asked_again_is(self, world: World) -> None:
         caller = bridged(world, "rounds-poll")
-        assert text_in(events_of(caller.call("ask", rounds=[{}, {}]).text)[-1])["state"].startswith("2 ")
+        assert text_in(answer_in(caller.call("ask", rounds=[{}, {}])))["state"].startswith("2 ")
         assert len(world.standin.seen) == 3
 
     def test_ten_rounds_are_enough(self, world: World) -> None:
         caller = bridged(world, "rounds-endless")
-        assert events_of(caller.call("forever").text)[-1]["result"]["isError"] is True
+        assert answer_in(caller.call("forever"))["result"]["isError"] is True
         assert len(world.standin.seen) == 11
+
+
+class TestWaiting:
+    def test_a_user_who_is_asked_takes_nobodys_place(self, world: World) -> None:
+        caller = bridged(world, "rounds-places", limits=Limits(concurrency=1, queue_wait_s=0.1))
+        with caller.stream(body=call_of("ask", rounds=[{"a": FORM}])) as response:
+            lines = response.iter_lines()
+            question = heard(lines)
+            assert caller.call("echo", text="hi").json()["result"]["content"][0]["text"] == "hi"
+            assert reply(caller, question, ACCEPTED).status_code == 202
+            assert text_in(heard(lines))["answers"] == {"a": ACCEPTED}
+
+    def test_a_users_time_is_not_the_servers(self, world: World) -> None:
+        caller = bridged(world, "rounds-budget", limits=Limits(answer_budget_s=1.5))
+        with caller.stream(body=call_of("ask", rounds=[{"a": FORM}])) as response:
+            lines = response.iter_lines()
+            question = heard(lines)
+            asked_at = time.monotonic()
+            wait_for(lambda: time.monotonic() - asked_at > 2, what="the budget to be over")
+            reply(caller, question, ACCEPTED)
+            assert text_in(heard(lines))["answers"] == {"a": ACCEPTED}
 
 
 class TestRefusals:
