@@ -17,6 +17,7 @@ from hosting.dataplane.bridges.to_legacy.bridge import ToLegacy
 from hosting.dataplane.bridges.to_modern.bridge import ToModern
 from hosting.dataplane.contract import AnyFact
 from hosting.dataplane.door.server import Server
+from hosting.dataplane.endpoint import Endpoint
 from hosting.dataplane.facts.follow import Follower, connect_redis
 from hosting.dataplane.facts.pulse import Pulse
 from hosting.dataplane.facts.routes import Table
@@ -34,6 +35,7 @@ from hosting.dataplane.forwarding.scripts import Scripts
 from hosting.dataplane.forwarding.sending import Sender
 from hosting.dataplane.forwarding.streams import Streams
 from hosting.dataplane.gateway import Gateway
+from hosting.dataplane.lifecycle import Lifecycle
 from hosting.dataplane.protocol.errors import Kind
 from hosting.dataplane.sessions.activity import Activity, kept_s
 from hosting.dataplane.sessions.mailbox import Mailbox
@@ -134,11 +136,10 @@ class App:
             mailbox=self._mailbox,
             metrics=self._metrics,
         )
-        self._gateway = Gateway(
+        endpoint = Endpoint(
             settings=settings,
             follower=self._follower,
             proxy=proxy,
-            to_modern=to_modern,
             resumer=Resumer(
                 settings=settings,
                 journal=self._journal,
@@ -148,11 +149,24 @@ class App:
                 adopt=to_modern.take_up,
             ),
             journal=self._journal,
-            passage=self._passage,
-            mailbox=self._mailbox,
+            to_modern=to_modern,
             to_legacy=self._to_legacy,
             renewals=renewals,
-            activity=self._activity,
+            lifecycle=Lifecycle(
+                activity=self._activity,
+                renewals=renewals,
+                streams=self._streams,
+                reports=self._reports,
+                metrics=self._metrics,
+            ),
+        )
+        self._gateway = Gateway(
+            settings=settings,
+            follower=self._follower,
+            endpoint=endpoint,
+            proxy=proxy,
+            passage=self._passage,
+            mailbox=self._mailbox,
             streams=self._streams,
             reports=self._reports,
             metrics=self._metrics,
