@@ -17,6 +17,7 @@ Addresses are whole strings, so finding a Route is one look in a dict however ma
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from hosting.dataplane.contract import Route
@@ -24,6 +25,7 @@ from hosting.dataplane.contract import Route
 PRODUCTION = "production"
 MCP_PATH = "/mcp"
 WS_PATH = "/ws"
+MAX_HOST = 255 + len(":65535")  # RFC 1035, 2.3.4, and a port
 MAX_LABEL = 63
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
@@ -69,6 +71,11 @@ def addresses_of(route: Route) -> list[str]:
 
 def split_host(text: str) -> str | None:
     """The name in a Host header, lower case, without port or brackets; None when it is no host."""
+    return _split_host(text) if len(text) <= MAX_HOST else None
+
+
+@lru_cache(maxsize=10_000)
+def _split_host(text: str) -> str | None:
     match = _HOST.match(text)
     return match[1].lower().strip("[]").rstrip(".") if match else None
 

@@ -8,6 +8,7 @@ header naming anything but a legacy revision → modern; otherwise legacy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ MODERN_REVISIONS = ("2026-07-28",)
 BATCH_REVISION = "2025-03-26"
 POLLING_REVISION = "2025-11-25"  # the first whose clients bear an event without data
 
+USUAL_ACCEPT = 200  # characters of an Accept header that is worth remembering
 PROTOCOL_VERSION_HEADER = "mcp-protocol-version"
 SESSION_HEADER = "mcp-session-id"
 META_PREFIX = "io.modelcontextprotocol/"  # of the keys the modern era reserves
@@ -91,8 +93,13 @@ def accepts(accept: str | None, kind: str, subtype: str) -> bool:
     """Whether an Accept header allows a media type; wildcards and a missing header allow it (RFC 9110, 12.5.1)."""
     if accept is None or accept == "*/*":
         return True
-    wanted = {f"{kind}/{subtype}", f"{kind}/*", "*/*"}
-    return any(part.partition(";")[0].strip().lower() in wanted for part in accept.split(","))
+    told = _ranges(accept) if len(accept) <= USUAL_ACCEPT else _ranges.__wrapped__(accept)
+    return "*/*" in told or f"{kind}/*" in told or f"{kind}/{subtype}" in told
+
+
+@lru_cache(maxsize=1000)  # clients say the same ever again
+def _ranges(accept: str) -> frozenset[str]:
+    return frozenset(part.partition(";")[0].strip().lower() for part in accept.split(","))
 
 
 class Spoken(msgspec.Struct):

@@ -85,8 +85,10 @@ def _repeats_a_key(value: Any, levels: int) -> bool:
         return True
     if levels == 1:
         return False
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_repeats_a_key(item, levels - 1) for item in inside if isinstance(item, dict | list))
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(item, dict | list) and _repeats_a_key(item, levels - 1):
+            return True
+    return False
 
 
 def _is_sayable(text: str) -> bool:

@@ -21,6 +21,7 @@ from hosting.dataplane.sessions.seal import NotSealed, Seal, derive_key
 
 MAX_LIFE_S = 30 * 24 * 3600
 MAX_ID = 512
+OPENED_KEPT = 10_000  # a session's id comes with each of its requests
 MAX_UPSTREAM_ID = 256
 MAX_CLIENT_TEXT = 64  # bytes of what a client calls itself, name and version each
 _LAYOUT = 2
@@ -64,7 +65,12 @@ class Session:
     @property
     def handle(self) -> str:
         """How the planes name this session without its id: first 8 bytes of sha256(jti), hex."""
-        return hashlib.sha256(self.jti).hexdigest()[:16]
+        return _handle_of(self.jti)
+
+
+@lru_cache(maxsize=OPENED_KEPT)
+def _handle_of(jti: bytes) -> str:
+    return hashlib.sha256(jti).hexdigest()[:16]
 
 
 def capability_bits(capabilities: Mapping[str, object]) -> int:
@@ -137,6 +143,9 @@ class Sessions:
 
     def __init__(self, ring: Mapping[str, bytes]) -> None:
         self._seal = Seal(ring, "session")
+        self._opened: dict[
+            tuple[str, str, str, str], Session
+        ] = {}  # by whom and where, so nobody opens another's
         keys = [derive_key(key, "principal") for key in ring.values()]
         self._tags = lru_cache(maxsize=10_000)(
             lambda principal: tuple(hmac.digest(key, principal.encode(), "sha256")[:8] for key in keys)
@@ -166,16 +175,25 @@ class Sessions:
 
     def open(self, text: str, *, route: Route, principal: str, now: float) -> Session:
         """Raises UnknownSession. Whether it was revoked is the caller's question to the table."""
+        key = (route.tenant, route.environment, principal, text)
+        session = self._opened.get(key)
+        if session is None:
+            session = self._open(text, route=route, principal=principal)
+            if len(self._opened) >= OPENED_KEPT:
+                self._opened.clear()
+            self._opened[key] = session
+        if not session.issued_at - 60 <= now < session.expires_at:
+            raise UnknownSession
+        return session
+
+    def _open(self, text: str, *, route: Route, principal: str) -> Session:
         if len(text) > MAX_ID:
             raise UnknownSession
         try:
             session = _unpack(self._seal.open(text, _context(route)))
         except (NotSealed, ValueError, IndexError, struct.error) as exc:
             raise UnknownSession from exc
-        if (
-            session.principal not in self._tags(principal)
-            or not session.issued_at - 60 <= now < session.expires_at
-        ):
+        if session.principal not in self._tags(principal):
             raise UnknownSession
         return session
 
