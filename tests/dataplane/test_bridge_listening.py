@@ -187,8 +187,9 @@ def test_only_what_the_server_offers_can_be_watched(world: World) -> None:
 
 def test_what_cannot_be_watched_is_refused(world: World) -> None:
     caller = bridged(world, "listen-refused")
-    for uri in (None, 7, "", "x" * 3000):
-        assert error_of(caller.send(body=request("resources/subscribe", {"uri": uri}))) == (200, -32602)
+    for uri in (None, 7, "", "x" * 3000, "test://\ud800"):
+        body = json.dumps(request("resources/subscribe", {"uri": uri})).encode()
+        assert error_of(caller.send(body=body)) == (200, -32602)
     for at in range(200):
         watch(caller, f"test://{at}")
     assert error_of(caller.send(body=request("resources/subscribe", {"uri": "test://200"}))) == (200, -32602)

@@ -162,3 +162,31 @@ class TestTheNodeGoes:
             (told,) = list(rest)
         assert told["id"] == "long"
         assert told["error"]["code"] == -32603
+
+
+def left_behind(world: World) -> list[Any]:
+    """What in Redis belongs to a request on its way."""
+    client: Any = world.publisher.client
+    return [key for what in ("asking", "parked", "running", "mail") for key in client.keys(f"*:{what}:*")]
+
+
+def test_nothing_of_a_request_is_left_when_it_is_over(world: World) -> None:
+    caller = bridged(world, "resume-tidy")
+    with calling(caller, "ask", rounds=[{"a": FORM, "b": ROOTS}]) as heard:
+        first, second = next(heard), next(heard)
+        assert left_behind(world)
+        reply(caller, first, ACCEPTED)
+        reply(caller, second, {"roots": []})
+        assert "result" in next(heard)
+    wait_for(lambda: not left_behind(world), what="Redis to be tidied")
+
+
+def test_a_user_is_asked_without_redis_too(world: World, own_redis: RedisProcess) -> None:
+    caller = bridged(world, "resume-away")
+    own_redis.kill()
+    try:
+        with calling(caller, "ask", rounds=[{"a": FORM}]) as heard:
+            reply(caller, next(heard), ACCEPTED)
+            assert answers_in(next(heard)) == {"a": ACCEPTED}
+    finally:
+        own_redis.start()

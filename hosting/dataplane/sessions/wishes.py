@@ -27,6 +27,7 @@ from hosting.dataplane.sessions.session import Session
 LEVEL_S = 0.8  # how old what a node knows of a level may be
 AWAY_S = 5.0  # how long Redis is left alone once it was away
 KEPT = 50_000  # sessions a node knows the wishes of
+KEPT_BYTES = 4096  # of one session's URIs, for when Redis is away
 
 
 @dataclass(slots=True)
@@ -71,24 +72,27 @@ class Wishes:
     async def watch(self, session: Session, route: Route, uri: str, *, is_wanted: bool) -> bool:
         """Subscribes or unsubscribes; False when the session watches too much, or the URI is too long."""
         known = self._of(session, route)
-        if len(uri.encode(errors="replace")) > MAX_URI:
+        if not _is_fit(uri):
             return False
         if is_wanted:
             watched = await self.watched(session, route)
             if uri not in watched and len(watched) >= MAX_SUBSCRIPTIONS:
                 return False
-        known.own_uris[uri] = is_wanted
         if await self._note(session, route, SUBSCRIBE if is_wanted else UNSUBSCRIBE, {"uri": uri}):
             known.own_uris.pop(uri, None)
-        elif len(known.own_uris) > MAX_SUBSCRIPTIONS:
-            del known.own_uris[next(iter(known.own_uris))]
+            return True
+        own = {**known.own_uris, uri: is_wanted}
+        if sum(map(len, own)) > KEPT_BYTES:
+            return False
+        known.own_uris = own
         return True
 
     async def watched(self, session: Session, route: Route) -> tuple[str, ...]:
         """URIs, sorted."""
         known = self._of(session, route)
-        await self._look(known, session, route)
-        uris = set(known.uris) | {uri for uri, is_wanted in known.own_uris.items() if is_wanted}
+        memory = await self._look(known, session, route)
+        written = known.uris if memory is None else memory.subscriptions
+        uris = set(written) | {uri for uri, is_wanted in known.own_uris.items() if is_wanted}
         return tuple(sorted(uris - {uri for uri, is_wanted in known.own_uris.items() if not is_wanted}))
 
     def forget(self, session: Session, route: Route) -> None:
@@ -104,19 +108,22 @@ class Wishes:
         self._known.move_to_end(key)
         return known
 
-    async def _look(self, known: _Known, session: Session, route: Route) -> None:
+    async def _look(self, known: _Known, session: Session, route: Route) -> Memory | None:
+        """What Redis knows; None when it is away."""
         known.looked_at = time.monotonic()
         if known.looked_at < self._away_until:
-            return
+            return None
         levels_set = known.levels_set
         memory: Memory = await self._renewals.recall(session, route)
         if memory.is_away:
             self._away_until = time.monotonic() + AWAY_S
-            return
-        known.uris = memory.subscriptions
+            return None
+        is_small = sum(map(len, memory.subscriptions)) <= KEPT_BYTES
+        known.uris = memory.subscriptions if is_small else ()
         is_newer = known.levels_set == levels_set  # than what was set: nothing was while we looked
         if is_newer and not known.is_own_level:
             known.level = memory.level
+        return memory
 
     async def _note(self, session: Session, route: Route, method: str, params: dict[str, str]) -> bool:
         if time.monotonic() < self._away_until:
@@ -126,3 +133,10 @@ class Wishes:
         if not is_written and time.monotonic() - began >= 0.9:  # it did not answer
             self._away_until = time.monotonic() + AWAY_S
         return is_written
+
+
+def _is_fit(uri: str) -> bool:
+    try:
+        return len(uri.encode()) <= MAX_URI
+    except UnicodeEncodeError:  # half a surrogate pair: no server could be told
+        return False

@@ -18,11 +18,12 @@ from hosting.dataplane.bridges.to_modern.toolbook import Book, Books, rewrite_li
 from hosting.dataplane.bridges.to_modern.way import Attempt, Way, Ways
 from hosting.dataplane.forwarding.conversation import Said
 from hosting.dataplane.forwarding.upstream import UpstreamFailure
-from hosting.dataplane.protocol.errors import ANSWER_CUT, BROKEN_ANSWER, Refusal
+from hosting.dataplane.protocol.errors import ANSWER_CUT, ANSWER_TOO_LARGE, BROKEN_ANSWER, Refusal
 
 ERRAND_S = 30.0  # for one answer
 HELD_MESSAGE_BYTES = 512  # what a message costs besides its bytes
-MAX_KEPT = 5000  # introductions
+MAX_KEPT = 2000  # introductions
+MAX_INTRODUCTION_BYTES = 256 * 1024
 MAX_PAGES = 20  # of a list that is read for its schemas
 _NOT_MODERN = frozenset({400, 404, 405, 406, 415, 422})
 
@@ -75,8 +76,11 @@ class Errands:
 
     async def _ask_introduction(self, way: Way) -> Introduction:
         fields = await self._result(way, "server/discover", {})
+        said = msgspec.json.encode(fields)
+        if len(said) > MAX_INTRODUCTION_BYTES:
+            raise Refusal(ANSWER_TOO_LARGE, "the server's introduction is too large")
         try:
-            told = read_introduction(msgspec.json.encode(fields))
+            told = read_introduction(said)
         except msgspec.MsgspecError:
             raise Refusal(BROKEN_ANSWER, "the server's introduction is not MCP") from None
         if not told.is_modern:
