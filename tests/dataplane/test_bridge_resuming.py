@@ -79,6 +79,20 @@ def test_questions_and_their_answer_can_be_come_back_for(world: World, other_nod
     assert len(world.standin.seen) == 3
 
 
+@pytest.mark.parametrize("where", ["same", "other"])
+def test_the_old_connection_is_let_go_of_and_the_new_one_follows(
+    world: World, other_node: GatewayProcess, where: str
+) -> None:
+    caller = bridged(world, f"resume-moved-{where}", other_node)
+    there = world.at_node(caller, other_node) if where == "other" else caller
+    with calling(caller, "ask", rounds=[{"a": FORM}]) as old:
+        question = next(old)
+        with resuming(there, old.last_id) as new:
+            assert list(old) == []  # neither withdrawn nor an error
+            reply(there, question, ACCEPTED)
+            assert answers_in(next(new)) == {"a": ACCEPTED}
+
+
 def test_a_place_is_given_while_nothing_is_said(world: World, other_node: GatewayProcess) -> None:
     caller = bridged(world, "resume-primed", other_node)
     with calling(caller, "wait", permit="resume-primed", **{"as": "sse"}) as heard:

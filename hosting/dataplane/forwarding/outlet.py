@@ -48,7 +48,6 @@ RECONNECT_MS = 1000  # what clients are asked to wait when we shut down
 UNREAD_ANSWER_S = 120.0  # how long a legacy request goes on for a client who left and cannot come back
 PRIME_AFTER_S = 0.5
 PATIENCE_S = 10.0  # with a Redis that is away, where nobody waits
-HANG_UP_S = 1.0
 
 
 class Outlet:
@@ -83,7 +82,6 @@ class Outlet:
         self._is_handed_over = False
         self._log: Log | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._hanging_up: asyncio.Task[None] | None = None
         is_kept = session is not None and not is_listening and call.era == "legacy" and not call.is_probe
         self._journal = journal if is_kept else None
         if log is not None:
@@ -126,7 +124,7 @@ class Outlet:
     def stop(self, reason: StopReason) -> None:
         """Ends the work from outside; a legacy request survives its client, for a while."""
         if reason == "moved" and not self._is_client_gone:
-            self._hanging_up = asyncio.create_task(self._hang_up())
+            self._call.exchange.leave()  # of a client that has another connection by now
         if reason == "moved" or (
             reason == "client_gone" and self._call.era == "legacy" and not self.is_listening
         ):
@@ -258,12 +256,6 @@ class Outlet:
         is_kept = self._log is not None and self._log.is_kept
         wait_s = LIFE_S if is_kept else UNREAD_ANSWER_S
         self._patience = asyncio.get_running_loop().call_later(wait_s, self._cancel, "client_gone")
-
-    async def _hang_up(self) -> None:
-        """On a client that has another connection by now."""
-        with suppress(TimeoutError, ClientGone):
-            async with asyncio.timeout(HANG_UP_S):
-                await self._call.exchange.end()
 
     async def _keep_alive(self) -> None:
         keepalive_s = self._settings.keepalive_s
