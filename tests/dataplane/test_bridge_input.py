@@ -211,6 +211,22 @@ class TestRounds:
         assert "inputResponses" not in told_by(result)["params"]
 
 
+class TestBounds:
+    def test_a_question_that_is_too_large_to_wait_with_is_refused(self, world: World) -> None:
+        client = bridged(world, "large-question")
+        steps = [ask(1, **form("x" * 1_100_000)), {"await": 1}]
+        answers = told_by(client.call(*steps))["answers"]
+        assert answers["1"]["error"]["code"] == -32601
+
+    def test_more_questions_than_a_call_may_have_open_are_refused(self, world: World) -> None:
+        client = bridged(world, "many-questions")
+        asks = [ask(number, **form(str(number))) for number in range(34)]
+        required = client.call(*asks, {"await": 34})
+        assert len(required["inputRequests"]) == 32
+        refused = [one for one in requests(world) if "error" in one]
+        assert [one["id"] for one in refused] == [32, 33]
+
+
 class TestUndeclared:
     @pytest.mark.parametrize(
         ("declared", "question", "required"),

@@ -17,6 +17,7 @@ from hosting.dataplane.sessions.session import CAPABILITIES
 ELICIT, SAMPLE, ROOTS = "elicitation/create", "sampling/createMessage", "roots/list"
 QUESTIONS = frozenset((ELICIT, SAMPLE, ROOTS))
 MAX_ASKS = 32  # that one call may have open at once
+MAX_ASKS_BYTES = 1024 * 1024  # of them together: a call waits with them for as long as its client likes
 _NOT_SAID = frozenset({"elicitationId", "task", "_meta"})
 
 ServerId = str | int | float | None
@@ -30,6 +31,7 @@ class Ask:
     method: str
     params: RawObject
     requires: dict[str, Any]  # of a client's capabilities
+    size: int = 0  # bytes
 
     @property
     def input_request(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def read_ask(raw: bytes, request_id: ServerId, method: str) -> Ask | None:
     if method not in QUESTIONS:
         return None
     params = params_in(raw)
-    return Ask(request_id, method, _sayable(params), _requires(method, params))
+    return Ask(request_id, method, _sayable(params), _requires(method, params), len(raw))
 
 
 def _sayable(params: RawObject) -> RawObject:

@@ -158,7 +158,7 @@ class ToLegacy:
                 failure = _failure_of(exc)
                 raise
             finally:
-                self._record(call, plan, started, failure)
+                self._record(call, plan, started, failure, run.held)
             telling = Telling(
                 run,
                 asked,
@@ -214,13 +214,13 @@ class ToLegacy:
             raise Refusal(METHOD_NOT_FOUND, "this tool can be called as a task only, and there are none here")
         check_headers(rule, asked.params.get("arguments"), call.headers)
 
-    def _record(self, call: Call, plan: Plan, started: float, failure: str) -> None:
+    def _record(self, call: Call, plan: Plan, started: float, failure: str, size: int = 0) -> None:
         self._proxy.recorded(
             call,
             plan,
             latency_ms=(time.perf_counter() - started) * 1000,
             failure=failure,
-            response_bytes=0,
+            response_bytes=size,
         )
 
 

@@ -11,8 +11,17 @@ import asyncio
 import logging
 import math
 from collections import deque
+from dataclasses import replace
 
-from hosting.dataplane.bridges.to_legacy.asks import QUESTIONS, Ask, answer_body, is_response, refusal_body
+from hosting.dataplane.bridges.to_legacy.asks import (
+    MAX_ASKS,
+    MAX_ASKS_BYTES,
+    QUESTIONS,
+    Ask,
+    answer_body,
+    is_response,
+    refusal_body,
+)
 from hosting.dataplane.bridges.to_legacy.pool import Pool
 from hosting.dataplane.bridges.to_legacy.requests import (
     MAY_ASK,
@@ -90,6 +99,7 @@ class Run:
             answer.close()
             raise
         plan.body = None
+        self.asked = replace(self.asked, params={}, meta={})  # they hold the client's whole body
         if answer.content_type == "text/event-stream":
             self.errand.until = math.inf  # streams that have begun have the time they need
         self._plan = plan
@@ -103,6 +113,11 @@ class Run:
                 self.session.levels.append(level)
             self._level = level
             await self._talk.set_level(self.errand, self.session)
+
+    @property
+    def held(self) -> int:
+        """Bytes the server has said that nobody has fetched."""
+        return self._held
 
     async def wait(self) -> None:
         """Until the server has said something. Raises as `next`."""
@@ -124,6 +139,11 @@ class Run:
         self._room.set()
         self._is_answered = self._is_answered or said.spoken.answers(self.number)
         return said
+
+    def has_room(self, ask: Ask) -> bool:
+        """Whether one more question can be kept."""
+        size = sum(other.size for other in self.asks.values()) + ask.size
+        return len(self.asks) < MAX_ASKS and size <= MAX_ASKS_BYTES
 
     def question(self, ask: Ask) -> None:
         """Open until it is answered; meanwhile the server may be silent."""

@@ -15,7 +15,6 @@ import msgspec
 
 from hosting.dataplane.bridges.to_legacy import answers
 from hosting.dataplane.bridges.to_legacy.asks import (
-    MAX_ASKS,
     Ask,
     input_required,
     is_declared,
@@ -104,7 +103,7 @@ class Telling:
         ask = read_ask(said.raw, request_id, method)
         if method == "ping":
             await run.reply(pong_body(request_id))
-        elif ask is None or self._asked.method not in MAY_ASK or len(run.asks) >= MAX_ASKS:
+        elif ask is None or self._asked.method not in MAY_ASK or not run.has_room(ask):
             await run.reply(refusal_body(request_id, -32601, "this cannot be asked here"))
         elif not is_declared(ask.requires, run.asked.bits):
             await run.reply(refusal_body(request_id, -32601, "the client does not offer this"))
