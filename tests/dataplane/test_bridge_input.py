@@ -460,6 +460,29 @@ class TestNodes:
         assert len(requests(world, "tools/call")) == 1
         assert client.call()["resultType"] == "complete"
 
+    @pytest.mark.acceptance("S3.7")
+    def test_the_node_the_client_came_to_is_killed_and_the_call_cancelled(
+        self, world: World, own_redis: RedisProcess, tmp_path: Path
+    ) -> None:
+        doomed = second_node(world, own_redis, tmp_path)
+        doomed.start()
+        client = bridged(world, "nodes-reached")
+        there = client.at(world, doomed)
+        wait_for(lambda: there.send("server/discover").status_code == 200, 10, what="the doomed node to know")
+        parked = world.gateway.metric("smcp_gateway_parked_calls")
+        required = client.call(*self.STEPS, token=1)
+        params = again(required, {only_key(required): ACCEPT}, *self.STEPS)
+        with there.stream("tools/call", params, token=2) as response:
+            assert next_event(response.iter_lines())
+            assert doomed.process is not None
+            doomed.process.kill()
+            doomed.wait()
+        wait_for(lambda: requests(world, "notifications/cancelled"), 30, what="the call to be cancelled")
+        wait_for(
+            lambda: world.gateway.metric("smcp_gateway_parked_calls") == parked, 5, what="it to be forgotten"
+        )
+        assert client.call()["resultType"] == "complete"
+
     def test_a_node_that_stops_cancels_what_waits_there(
         self, world: World, own_redis: RedisProcess, tmp_path: Path
     ) -> None:
