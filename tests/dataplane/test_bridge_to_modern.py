@@ -339,7 +339,7 @@ class TestStreams:
         wait_for(lambda: world.standin.seen[0].get("finished"), what="the call to be read to its end")
 
     def test_a_server_that_falls_silent_is_an_error(self, world: World) -> None:
-        caller = bridged(world, "to-modern-silent", limits=Limits(stream_idle_s=0.5))
+        caller = bridged(world, "to-modern-silent", limits=Limits(stream_idle_s=0.2))
         response = caller.call("wait", permit="never", **{"as": "sse"})
         assert error_of(response) == (504, -32603)
 
