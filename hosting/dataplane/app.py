@@ -223,6 +223,7 @@ class App:
             self._gateway.handle,
             on_refused=self._refused,
             head_s=HEAD_S,
+            stalled_s=settings.stalled_client_s,
             max_connections=settings.max_in_flight * 2,
         )
         await server.start(settings.host, settings.port)

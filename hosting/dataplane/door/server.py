@@ -3,7 +3,8 @@ because it decides what a request costs and what a stranger may hold (decision 0
 
 Strict: what two readers could frame differently (RFC 9112, 6.3 and 11.2) is refused with 400 and the connection closed. Bounded: a head by
 MAX_HEAD_BYTES and `head_s`, what a client sends unread by PIECE_BYTES, requests sent ahead by MAX_AHEAD, a connection nobody uses by
-IDLE_S. Requests of one connection are answered in order, one at a time.
+IDLE_S, answers nobody reads by `stalled_s`. Requests of one connection are answered in order, one at a time, and the next when the client has
+read what was written.
 
     Connection   one client; feeds bytes to the parser and Exchanges to the handler
     Server       the listening socket and all its Connections
@@ -238,6 +239,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self._uncork()
+        self.deadline = time.monotonic() + self._server.stalled_s  # for the client to read what was written
         self._transport.close()
 
     def abort(self) -> None:
@@ -253,9 +255,17 @@ class Connection(asyncio.Protocol):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handle(exchange)
+            await self._until_read()
         finally:
             self._current = self._task = None
             self._after(exchange)
+
+    async def _until_read(self) -> None:
+        """A client that reads nothing is answered no further: small answers wait for nobody, and many of them are a lot."""
+        self._uncork()
+        if self._room is not None:
+            self.deadline = time.monotonic() + self._server.stalled_s
+            await self.drained()
 
     def _after(self, exchange: Exchange) -> None:
         """Its answer is written, or never will be."""
@@ -264,7 +274,7 @@ class Connection(asyncio.Protocol):
         if not exchange.is_ended:
             self._transport.abort()  # the client must not take what it has for all
         elif self._has_switched:
-            self._transport.close()
+            self.close()
         elif not exchange.is_kept or self._incoming is exchange or self._is_closing:
             self._linger()
         elif self._ahead:
@@ -305,7 +315,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._lingered = 0
         is_read = not self._transport.get_write_buffer_size()
-        self.deadline = time.monotonic() + (LINGER_S if is_read else IDLE_S)
+        self.deadline = time.monotonic() + (LINGER_S if is_read else self._server.stalled_s)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._transport.resume_reading()
@@ -327,11 +337,18 @@ class Server:
     """`start` it in the running loop; `stop` welcomes nobody any more; `close` ends what is left."""
 
     def __init__(
-        self, handle: Handler, *, on_refused: OnRefused, head_s: float, max_connections: int
+        self,
+        handle: Handler,
+        *,
+        on_refused: OnRefused,
+        head_s: float,
+        stalled_s: float,
+        max_connections: int,
     ) -> None:
         self.handle = handle
         self.on_refused = on_refused
         self.head_s = head_s
+        self.stalled_s = stalled_s
         self.is_stopping = False
         self._max_connections = max_connections
         self._connections: set[Connection] = set()
