@@ -439,3 +439,9 @@ def test_requests_are_reported_for_the_servers_health(world: World, site: SitePr
         )
 
     wait_for(lambda: summed() == (4, 2, 7), 10, what="the requests to be reported")
+
+
+@pytest.mark.parametrize("status", [218, 299, 420, 520, 599])
+def test_a_status_without_a_name_passes(world: World, site: SiteProcess, status: int) -> None:
+    answer = visitor(world, site, f"paths-{status}").ask(f"/odd?status={status}&body=x")
+    assert (answer.status_code, answer.content) == (status, b"x")

@@ -383,9 +383,13 @@ def _nothing() -> None:
     """There is nothing to take back."""
 
 
+_KNOWN = frozenset(HTTPStatus)
+
+
 @lru_cache(maxsize=100)
 def _status_line(status: int) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+    phrase = HTTPStatus(status).phrase if status in _KNOWN else ""  # a server may say what has no name
+    return f"HTTP/1.1 {status} {phrase}\r\n"
 
 
 @lru_cache(maxsize=2)
