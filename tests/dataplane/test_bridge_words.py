@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from mcp.shared.inbound import encode_header_value, validate_mcp_param_headers
 from hosting.dataplane.bridges.legs import is_modern_client_bridged
 from hosting.dataplane.bridges.to_legacy import answers
 from hosting.dataplane.bridges.to_legacy.asks import input_required, is_declared, read_ask
+from hosting.dataplane.bridges.to_legacy.facts import rules_in
 from hosting.dataplane.bridges.to_legacy.headers import ToolRule, check_headers, marks_in, rule_of
 from hosting.dataplane.bridges.to_legacy.requests import (
     LEVELS,
@@ -22,8 +25,10 @@ from hosting.dataplane.bridges.to_legacy.requests import (
     read_request,
     wants_message,
 )
+from hosting.dataplane.bridges.to_modern.param_headers import InvalidAnnotation, annotated
+from hosting.dataplane.bridges.to_modern.toolbook import Book, rewrite_list
 from hosting.dataplane.contract import Route, Target
-from hosting.dataplane.protocol.era import META_CAPABILITIES, META_PREFIX, META_SERVER, META_VERSION
+from hosting.dataplane.protocol.era import META_CAPABILITIES, META_PREFIX, META_SERVER, META_VERSION, hear
 from hosting.dataplane.protocol.errors import Refusal
 from hosting.dataplane.protocol.jsonrpc import parse
 from hosting.dataplane.sessions.session import capability_bits
@@ -233,3 +238,49 @@ def test_who_is_bridged(policy: Any, eras: Any, issues_sessions: bool, is_bridge
         modern_clients=policy,
     )
     assert is_modern_client_bridged(route, target) == is_bridged
+
+
+def deep_and_wide(depth: int, width: int) -> dict[str, Any]:
+    """A schema of so many properties, so many properties deep, that asks for a header."""
+    schema: dict[str, Any] = {f"p{number}": {} for number in range(width)}
+    schema["last"] = {"type": "string", "x-mcp-header": "Last"}
+    for _ in range(depth):
+        schema = {"a": {"properties": schema}}
+    return {"properties": schema}
+
+
+@pytest.mark.parametrize("read", [marks_in, annotated])
+def test_a_schemas_depth_times_its_width_is_never_held(read: Any) -> None:
+    """A server's list of 16 MB could make it gigabytes: every property's path is as long as it is deep."""
+    schema = deep_and_wide(400, 20_000)
+    tracemalloc.start()
+    with contextlib.suppress(InvalidAnnotation):
+        assert read(schema) == ()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 1024 * 1024
+    assert [mark.path for mark in marks_in(deep_and_wide(3, 2))] == [("a", "a", "a", "last")]
+    assert [path for path, _ in annotated(deep_and_wide(3, 2))] == [("a", "a", "a", "last")]
+
+
+def test_what_is_learnt_of_tools_is_bounded_in_bytes() -> None:
+    def tool(number: int) -> dict[str, Any]:
+        property_ = {f"{number}-{'x' * 20_000}": {"type": "string", "x-mcp-header": "X"}}
+        return {"name": f"tool-{number}", "inputSchema": {"properties": property_}}
+
+    book = Book()
+    for number in range(100):
+        raw = msgspec.Raw(json.dumps([tool(number)]).encode())
+        rewrite_list({"tools": raw}, book)
+        rewrite_list({"tools": raw}, book)
+    assert 10 < len(book.tools) < 30
+    assert rules_in([json.dumps({"tools": [tool(1)]}).encode()])
+    assert rules_in([json.dumps({"tools": [tool(number) for number in range(100)]}).encode()]) is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"result":{"a":"\xff"}}', b'{"result":{"\xc3":1}}', b'[{"method":"\xff"}]']
+)
+def test_what_is_not_utf8_is_heard_at_once_to_be_no_message(raw: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        hear(raw)

@@ -135,11 +135,18 @@ _batch = msgspec.json.Decoder(_Batch)
 
 
 def hear(data: bytes) -> list[Spoken]:
-    """The messages of a body or an event: one, or those of a batch (MAX_BATCH). Raises msgspec.MsgspecError."""
+    """The messages of a body or an event: one, or those of a batch (MAX_BATCH). Raises msgspec.MsgspecError.
+
+    All of it is UTF-8: what is left unread here can be read later.
+    """
     try:
+        if not data.isascii():
+            data.decode()
         if data.lstrip()[:1] == b"[":
             told = msgspec.structs.astuple(_batch.decode(data))
             return [message for message in told if message is not msgspec.UNSET]
         return [_spoken.decode(data)]
     except RecursionError as exc:
         raise msgspec.DecodeError("nested too deep") from exc
+    except UnicodeDecodeError as exc:
+        raise msgspec.DecodeError("not UTF-8") from exc

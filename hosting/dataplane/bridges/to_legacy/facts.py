@@ -22,6 +22,7 @@ LIFE_S = 300.0
 MAX_KEPT = 2000
 MAX_KEPT_BYTES = 32 * 1024 * 1024
 MAX_RULES = 2000  # tools of one server that have a rule
+MAX_RULES_BYTES = 256 * 1024  # of their names
 MAX_URIS = 200  # that one listener may subscribe to
 
 Key = tuple[str, str, str, int]  # Environment, Release, Principal, capability bits
@@ -143,7 +144,9 @@ def rules_in(pages: list[bytes]) -> dict[str, ToolRule] | None:
             rules.update(filter(None, map(rule_of, found.tools)))
     except (msgspec.MsgspecError, RecursionError):
         return None
-    return rules if found.nextCursor is None and len(rules) <= MAX_RULES else None
+    size = sum(len(name) + rule.size for name, rule in rules.items())
+    is_kept = len(rules) <= MAX_RULES and size <= MAX_RULES_BYTES
+    return rules if found.nextCursor is None and is_kept else None
 
 
 class _Filter(msgspec.Struct):

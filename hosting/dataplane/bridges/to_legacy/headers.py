@@ -22,6 +22,7 @@ PREFIX = "mcp-param-"
 MARK = "x-mcp-header"
 MARKABLE = frozenset({"string", "integer", "boolean"})
 MAX_MARKS = 64  # of one tool: more headers no request can have
+MAX_PATH = 32  # properties deep; a path is copied for every schema on it
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.0{1,20})?\Z")
 _object = msgspec.json.Decoder(RawObject)
@@ -42,6 +43,11 @@ class ToolRule:
 
     needs_task: bool = False
     marks: tuple[Mark, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Characters of its names."""
+        return sum(len(mark.header) + sum(map(len, mark.path)) for mark in self.marks)
 
 
 def rule_of(tool: RawObject) -> tuple[str, ToolRule] | None:
@@ -91,8 +97,9 @@ def _schemas(root: Any) -> Iterator[tuple[tuple[str, ...] | None, dict[str, Any]
         yield path, found
         for word, inside in found.items():
             if word == "properties" and isinstance(inside, dict):
+                stays = path is not None and len(path) < MAX_PATH
                 waiting.extend(
-                    ((*path, name) if path is not None else None, sub) for name, sub in inside.items()
+                    ((*(path or ()), name) if stays else None, sub) for name, sub in inside.items()
                 )
             elif word in {"patternProperties", "dependentSchemas", "$defs", "definitions"}:
                 if isinstance(inside, dict):

@@ -251,7 +251,8 @@ class Run:
         return plan, answer
 
     def overhear(self, said: Said) -> bool:
-        if said.spoken.method not in QUESTIONS or len(self._said) >= HELD_MESSAGES:
+        is_full = len(self._said) >= HELD_MESSAGES or self._held >= HELD_BYTES
+        if said.spoken.method not in QUESTIONS or is_full:
             return False
         self._said.append(said)
         self._held += len(said.raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from hosting.dataplane.bridges.to_legacy import answers
 from hosting.dataplane.bridges.to_legacy.asks import (
     Ask,
+    ServerId,
     input_required,
     is_declared,
     pong_body,
@@ -130,8 +132,8 @@ class Telling:
 
     def _withdraw(self, raw: bytes) -> None:
         params = answers.params_in(raw)
-        if "requestId" in params:
-            self._run.withdraw(msgspec.json.decode(params["requestId"]))
+        with suppress(msgspec.MsgspecError, KeyError):
+            self._run.withdraw(msgspec.json.decode(params["requestId"], type=ServerId))
 
     async def _answer(self, said: Said) -> None:
         spoken, asked = said.spoken, self._asked

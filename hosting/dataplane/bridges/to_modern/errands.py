@@ -70,7 +70,7 @@ class Errands:
                     book.is_whole = True
                     break
                 cursor = {"cursor": msgspec.json.decode(fields["nextCursor"], type=str)}
-            except (NotModern, msgspec.MsgspecError):
+            except (NotModern, msgspec.MsgspecError, RecursionError):
                 break
         return book
 

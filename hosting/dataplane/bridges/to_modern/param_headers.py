@@ -16,6 +16,7 @@ from hosting.dataplane.eras.modern import encode_value
 
 ANNOTATION = "x-mcp-header"
 MAX_HEADERS = 32  # of one tool
+MAX_PATH = 32  # properties deep; a path is copied for every schema on it
 Annotated = tuple[tuple[str, ...], str]  # the property's path, and the header's name
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}\Z")
@@ -52,7 +53,7 @@ def annotated(schema: object) -> tuple[Annotated, ...]:
             continue
         name, kind = at[ANNOTATION], at.get("type")
         if not path:
-            raise InvalidAnnotation("not reached through properties alone")
+            raise InvalidAnnotation("not reached through properties alone, or too deep")
         if not isinstance(name, str) or not _TOKEN.match(name):
             raise InvalidAnnotation("no header's name")
         if not isinstance(kind, str) or kind not in _TYPES:
@@ -83,7 +84,7 @@ def _schemas(root: object) -> Iterator[tuple[tuple[str, ...] | None, Mapping[str
         yield path, at
         for keyword, value in at.items():
             if keyword in NAMED_SCHEMAS and isinstance(value, dict):
-                stays = path is not None and keyword == "properties"
+                stays = path is not None and len(path) < MAX_PATH and keyword == "properties"
                 stack += [((*(path or ()), name) if stays else None, inner) for name, inner in value.items()]
             elif keyword in LISTED_SCHEMAS and isinstance(value, list):
                 stack += [(None, inner) for inner in value]

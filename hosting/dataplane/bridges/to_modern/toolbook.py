@@ -20,7 +20,8 @@ from hosting.dataplane.bridges.to_modern.param_headers import (
 from hosting.dataplane.bridges.to_modern.wrapping import is_of_objects, wrapped_schema
 
 MAX_BOOKS = 2000
-MAX_TOOLS = 5000  # of one Release that are remembered
+MAX_BOOK_BYTES = 512 * 1024  # of names, of one Release; tools beyond are not remembered
+TOOL_BYTES = 100  # what a tool costs besides its names
 _encode = msgspec.json.Encoder().encode
 
 
@@ -38,6 +39,7 @@ class Book:
 
     tools: dict[str, Tool] = field(default_factory=dict)
     is_whole: bool = False
+    size: int = 0
 
     def find(self, name: str) -> Tool:
         return self.tools.get(name, _PLAIN)
@@ -86,10 +88,19 @@ def rewrite_list(result: Fields, book: Book) -> Fields:
 
 
 def _learn(book: Book, name: str, tool: Tool) -> None:
-    if tool == _PLAIN:
-        book.tools.pop(name, None)
-    elif name in book.tools or len(book.tools) < MAX_TOOLS:
+    known = book.tools.pop(name, None)
+    if known is not None:
+        book.size -= _size(name, known)
+    size = _size(name, tool)
+    if tool != _PLAIN and book.size + size <= MAX_BOOK_BYTES:
         book.tools[name] = tool
+        book.size += size
+
+
+def _size(name: str, tool: Tool) -> int:
+    """In bytes, about."""
+    names = (name, *(part for path, header in tool.headers for part in (*path, header)))
+    return TOOL_BYTES + sum(map(len, names))
 
 
 def _headers(schema: msgspec.Raw | None) -> tuple[Annotated, ...]:

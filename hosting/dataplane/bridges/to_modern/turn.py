@@ -203,7 +203,7 @@ class Turn:
         is_all = "cursor" not in self._asked.params and "nextCursor" not in result
         try:
             rewritten = rewrite_list(result, book)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return body_of_error(self._asked, Error(INTERNAL, "the server's list of tools is not MCP"))
         book.is_whole = book.is_whole or is_all
         return result_body(self._asked, rewritten)
