@@ -1,14 +1,15 @@
 """One gateway process, put together: the parts in the order they start, and the other way round when it ends.
 
-SIGTERM: /readyz turns 503 and new requests are refused; whoever only listens is sent elsewhere at once; requests in flight
-have `drain_s` to finish, then their streams end with an honest error; what was counted is reported; exit 0. A second SIGTERM
-does not wait. SIGKILL loses at most one window of reports: nothing else is only here.
+SIGTERM: /readyz turns 503 and new connections are refused; whoever only listens is sent elsewhere at once; for LAST_CALL_S a connection
+that is open may bring one more request, later ones are refused; requests in flight have `drain_s` to finish, then their streams end with
+an honest error; what was counted is reported; exit 0. A second SIGTERM does not wait. SIGKILL loses at most one window of reports: nothing else is only here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable
 from typing import Any
 
@@ -48,6 +49,7 @@ from hosting.dataplane.telemetry.reports import Reports
 HEAD_S = 15.0
 FIRST_LOAD_S = 3.0
 LAST_WORDS_S = 1.0
+LAST_CALL_S = 2.0  # longer than a balancer keeps a connection that it does not use
 
 
 class App:
@@ -246,11 +248,16 @@ class App:
 
     async def _drain(self, server: Server) -> None:
         log("gateway.draining", in_flight=self._gateway.in_flight)
+        until = time.monotonic() + self._settings.drain_s
         self._gateway.is_draining = True
         self._stopping.clear()
-        server.stop()
         self._streams.stop_listening()
-        await _first(self._settings.drain_s, self._wait_idle(), self._stopping.wait())
+        await server.stop()
+        await _first(min(LAST_CALL_S, self._settings.drain_s), server.wait_unused(), self._stopping.wait())
+        self._gateway.is_closed = True
+        server.close_unused()
+        if not self._stopping.is_set():
+            await _first(max(0.0, until - time.monotonic()), self._wait_idle(), self._stopping.wait())
         self._streams.stop_all()
         await _first(LAST_WORDS_S, self._gateway.wait_idle())
         self._gateway.end_rest()

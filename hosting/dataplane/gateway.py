@@ -63,7 +63,8 @@ class Gateway:
         reports: Reports,
         metrics: Metrics,
     ) -> None:
-        self.is_draining = False
+        self.is_draining = False  # told to end
+        self.is_closed = False  # and nobody new is served any more
         self._settings = settings
         self._follower = follower
         self._endpoint = endpoint
@@ -148,7 +149,7 @@ class Gateway:
         """Raises Refusal, ClientGone; by then `exchange.era` says what was spoken, if that was known."""
         began = time.monotonic()
         headers = exchange.read_headers()
-        if self.is_draining and not exchange.is_inner:
+        if self.is_closed and not exchange.is_inner:
             raise Refusal(DRAINING, headers=RETRY_SOON)
         table = self._follower.table
         if table is None:

@@ -13,6 +13,8 @@ read what was written.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -233,6 +235,11 @@ class Connection(asyncio.Protocol):
         """Whether the connection may be used again after the answer that is being written."""
         return not self._is_closing and self._incoming is not self._current and not self._server.is_stopping
 
+    @property
+    def is_unused(self) -> bool:
+        """Nothing is being answered on it, and its client may be about to ask."""
+        return self._current is None and not self._is_closing
+
     def close_when_idle(self) -> None:
         if self._current is None:
             self.close()
@@ -280,7 +287,7 @@ class Connection(asyncio.Protocol):
         elif self._ahead:
             self._start(self._ahead.popleft())
             self.ask_for_more()
-        elif self._server.is_stopping:
+        elif self._server.is_closing:
             self.close()
         else:
             self.deadline = time.monotonic() + IDLE_S
@@ -334,7 +341,8 @@ class _TooLargeError(Exception):
 
 
 class Server:
-    """`start` it in the running loop; `stop` welcomes nobody any more; `close` ends what is left."""
+    """`start` it in the running loop; `stop` welcomes nobody any more; `close_unused` lets those go who ask nothing; `close` ends
+    what is left."""
 
     def __init__(
         self,
@@ -349,7 +357,8 @@ class Server:
         self.on_refused = on_refused
         self.head_s = head_s
         self.stalled_s = stalled_s
-        self.is_stopping = False
+        self.is_stopping = False  # no connection is used again after its answer
+        self.is_closing = False  # none waits for another request
         self._max_connections = max_connections
         self._connections: set[Connection] = set()
         self._listening: asyncio.Server | None = None
@@ -371,11 +380,25 @@ class Server:
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
-    def stop(self) -> None:
-        """New connections are refused by the system; those in use are closed after their answers."""
+    async def stop(self) -> None:
+        """New connections are refused by the system. Who has one already may ask once more, and is told that it was the last time: a
+        request could be on its way, and whoever stands in front of us would not dare to send it to another node."""
         self.is_stopping = True
-        if self._listening is not None:
-            self._listening.close()
+        if self._listening is None:
+            return
+        waiting = [found for each in self._listening.sockets for found in _accept_waiting(each.fileno())]
+        self._listening.close()
+        loop = asyncio.get_running_loop()
+        for found in waiting:
+            await loop.connect_accepted_socket(lambda: Connection(self), found)
+
+    async def wait_unused(self) -> None:
+        """Until no connection is open on which nothing is being answered."""
+        while any(each.is_unused for each in self._connections):  # noqa: ASYNC110 - at the end of the process
+            await asyncio.sleep(0.02)
+
+    def close_unused(self) -> None:
+        self.is_closing = True
         for connection in list(self._connections):
             connection.close_when_idle()
 
@@ -397,3 +420,15 @@ class Server:
             now = time.monotonic()
             for connection in [each for each in self._connections if each.deadline < now]:
                 connection.abort()
+
+
+def _accept_waiting(listening: int) -> list[socket.socket]:
+    """Those whom the system has let in and nobody has accepted yet: closing the door would reset them, requests and all."""
+    found: list[socket.socket] = []
+    with socket.socket(fileno=os.dup(listening)) as door:
+        while len(found) < BACKLOG:
+            try:
+                found.append(door.accept()[0])
+            except OSError:  # there is no more of them, or no file for one
+                break
+    return found

@@ -83,6 +83,7 @@ class Streams:
     def __init__(self, *, reports: Reports, metrics: Metrics) -> None:
         self._reports = reports
         self._metrics = metrics
+        self._is_draining = False
         self._open: dict[str, set[Stream]] = {}
         self._also: list[Recheck] = []
         self._lines: dict[str, Line] = {}
@@ -106,6 +107,8 @@ class Streams:
         self._metrics.streams.inc()
         if not call.is_probe:
             self._reports.stream_opened(call.route, release)
+        if self._is_draining:
+            asyncio.get_running_loop().call_soon(self._send_elsewhere, of_tenant, stream)
         try:
             yield
         finally:
@@ -131,8 +134,13 @@ class Streams:
             recheck(table, fact)
 
     def stop_listening(self) -> None:
-        """The first act of a drain: whoever only listens can listen elsewhere."""
+        """The first act of a drain: whoever only listens, or comes to, can listen elsewhere."""
+        self._is_draining = True
         self._stop(listening_only=True)
+
+    def _send_elsewhere(self, of_tenant: set[Stream], stream: Stream) -> None:
+        if stream in of_tenant and stream.is_listening:
+            stream.stop("drain")
 
     def stop_all(self) -> None:
         """The last act: the time is up."""
