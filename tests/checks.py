@@ -1,8 +1,8 @@
 """What CI runs, in CI's order: `python -m tests.checks all`, or `test` with arguments for pytest.
 
 A check that fails does not keep the ones after it from running, except that the tests need code that at least imports.
-Where there is no Chromium the tests marked `browser` are left out, and the last line says so. In CI (the variable `CI` is set)
-nothing is left out: without a Chromium the run fails.
+Where there is no Chromium the tests marked `browser` are left out, where there is no nginx those marked `nginx`, and the last lines
+say so. In CI (the variable `CI` is set) nothing is left out: without one of them the run fails.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from tests.chromium import find_chromium
+from tests.nginx import find_nginx
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -28,29 +29,35 @@ CHECKS: dict[str, Sequence[str]] = {
     "import-linter": (str(BIN / "lint-imports"), "--no-logo"),
     "migrations": (sys.executable, "-W", "ignore", "-m", "tests.migrations"),
 }
+#: Programs of the machine's own that tests need: their mark, their name, where to look, and the variable that names one.
+PROGRAMS: Sequence[tuple[str, str, Callable[[], str | None], str]] = (
+    ("browser", "Chromium", find_chromium, "SMCP_CHROMIUM"),
+    ("nginx", "nginx", find_nginx, "SMCP_NGINX"),
+)
 console = Console(highlight=False, soft_wrap=True)
 
 
 def test(arguments: Sequence[str]) -> int:
-    """pytest's exit code; 1 in CI when there is no Chromium, whatever pytest says."""
-    chromium = find_chromium()
+    """pytest's exit code; 1 in CI when a program is missing, whatever pytest says."""
+    missing = [program for program in PROGRAMS if not program[2]()]
     is_ci = bool(os.environ.get("CI"))
-    browserless = () if chromium or is_ci else ("-m", "not browser")
-    code = subprocess.call((sys.executable, "-m", "pytest", *browserless, *arguments), cwd=ROOT)
-    if not chromium and is_ci:
-        console.print(
-            "✗ There is no Chromium on this machine, and in CI no test may be left out "
-            "(install one, or set SMCP_CHROMIUM to its program).",
-            style="bold red",
-        )
-        return code or 1
-    if not chromium:
-        console.print(
-            "There is no Chromium on this machine, so the browser tests were left out "
-            "(install one, or set SMCP_CHROMIUM to its program).",
-            style="yellow",
-        )
-    return code
+    left_out = " and ".join(f"not {mark}" for mark, *_ in missing)
+    selection = () if is_ci or not missing else ("-m", left_out)
+    code = subprocess.call((sys.executable, "-m", "pytest", *selection, *arguments), cwd=ROOT)
+    for mark, name, _, variable in missing:
+        if is_ci:
+            console.print(
+                f"✗ There is no {name} on this machine, and in CI no test may be left out "
+                f"(install one, or set {variable} to its program).",
+                style="bold red",
+            )
+        else:
+            console.print(
+                f"There is no {name} on this machine, so the {mark} tests were left out "
+                f"(install one, or set {variable} to its program).",
+                style="yellow",
+            )
+    return code or 1 if missing and is_ci else code
 
 
 def check() -> int:

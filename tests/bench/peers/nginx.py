@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.bench.peers import Peer, spawn, wait_until_it_answers
 from tests.bench.peers.words import call, requests
+from tests.nginx import find_nginx
 from tests.parts import free_port
 
 CONFIG = """
@@ -40,7 +40,7 @@ http {{
 
 def start(stack: ExitStack, directory: Path, upstream: str) -> Peer:
     """Raises RuntimeError where there is no nginx."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    program = find_nginx()
     if program is None:
         raise RuntimeError("there is no nginx on this machine: apt-get install nginx-light")
     port = free_port()
