@@ -2,12 +2,13 @@
 
 One file: a header line (form, installation, epoch, cursor, how many facts), then one fact a line as the contract encodes them.
 It is written whole beside the old one, flushed, and renamed over it: a crash leaves the old file or the new, never half of
-either. Only its owner may read it. A file of another installation, another form, or short of facts is no snapshot.
+either, and gateways of one installation may share a directory: they write the same. Only its owner may read it. A file of another installation, another form, or short of facts is no snapshot.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,7 @@ def save_snapshot(
     header = _Header(
         form=FORM, installation=installation, epoch=epoch, cursor=cursor, saved_at=now, facts=len(facts)
     )
-    aside = directory / f"{FILE_NAME}.{os.getpid()}"
+    aside = directory / f"{FILE_NAME}.{secrets.token_hex(8)}"
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.encode(header) + b"\n")
