@@ -82,11 +82,11 @@ def spawn(
     return process.pid
 
 
-def start_stub(stack: ExitStack, directory: Path) -> str:
+def start_stub(stack: ExitStack, directory: Path, module: str = "stub") -> str:
     """The origin of the server behind everybody."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.bench.peers.stub", str(port)]
-    spawn(stack, directory, f"stub-{port}", command, where=ROOT)
+    command = [sys.executable, "-m", f"tests.bench.peers.{module}", str(port)]
+    spawn(stack, directory, f"{module}-{port}", command, where=ROOT)
     wait_until_it_answers(f"http://127.0.0.1:{port}/mcp", b'{"id":1,"method":"ping"}', HEADERS)
     return f"http://127.0.0.1:{port}"
 

@@ -37,8 +37,8 @@ def start(stack: ExitStack, directory: Path, upstream: str) -> Peer:
     return Peer("smcp", world.gateway.pid, world.gateway.port, made)
 
 
-def start_world(stack: ExitStack, directory: Path) -> World:
-    """A gateway with its Redis. The stand-in is there for its control door alone."""
+def start_world(stack: ExitStack, directory: Path, **knobs: str) -> World:
+    """A gateway with its Redis, `knobs` as in its environment. The stand-in is there for its control door alone."""
     redis = RedisProcess(directory / "redis", free_port())
     redis.start()
     stack.callback(redis.stop)
@@ -47,7 +47,7 @@ def start_world(stack: ExitStack, directory: Path) -> World:
     standin = StandInProcess(directory)
     standin.start()
     stack.callback(standin.stop)
-    gateway = GatewayProcess(directory, redis_url=redis.url, dispatch_ring=standin.dispatch_ring)
+    gateway = GatewayProcess(directory, redis_url=redis.url, dispatch_ring=standin.dispatch_ring, **knobs)
     gateway.start()
     stack.callback(gateway.stop)
     return World(gateway, standin, publisher, stack.enter_context(httpx.Client()))

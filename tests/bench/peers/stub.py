@@ -75,8 +75,14 @@ class Stub(asyncio.Protocol):
         if whole is None:
             return
         self._data = b""
+        self.answer(head.lower(), whole)
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        self.write(answer_to(body))
+
+    def write(self, data: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(answer_to(whole))
+        self._transport.write(data)
 
 
 def _whole(head: bytes, body: bytes) -> bytes | None:
