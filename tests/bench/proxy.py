@@ -10,7 +10,9 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import repeat
 from pathlib import Path
 
 from tests.bench import figure
@@ -65,9 +67,9 @@ def _compare(found: dict[str, Figures]) -> None:
 
 async def _measure(peer: Peer, request: bytes, connections: int, count: int) -> Figures:
     count = max(int(count * peer.share), connections * 2)
-    await load(peer.port, request, connections, max(count // 4, connections))
+    await load(peer.port, repeat(request), connections, max(count // 4, connections))
     before, started = peer.cpu_s(), time.perf_counter()
-    latencies = sorted(await load(peer.port, request, connections, count))
+    latencies = sorted(await load(peer.port, repeat(request), connections, count))
     elapsed, cpu_s = time.perf_counter() - started, peer.cpu_s() - before
     return {
         "cpu_us": cpu_s / len(latencies) * 1e6,
@@ -77,7 +79,7 @@ async def _measure(peer: Peer, request: bytes, connections: int, count: int) -> 
     }
 
 
-async def load(port: int, request: bytes, connections: int, count: int) -> list[float]:
+async def load(port: int, requests: Iterator[bytes], connections: int, count: int) -> list[float]:
     """Latencies in seconds. Raises AssertionError for any answer but 200."""
 
     async def work() -> list[float]:
@@ -85,7 +87,7 @@ async def load(port: int, request: bytes, connections: int, count: int) -> list[
         latencies = []
         for _ in range(count // connections):
             started = time.perf_counter()
-            writer.write(request)
+            writer.write(next(requests))
             await _answer(reader)
             latencies.append(time.perf_counter() - started)
         writer.close()

@@ -16,6 +16,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import msgspec
 import psutil
 
@@ -24,6 +25,7 @@ from tests.bench import figure
 from tests.bench.peers import HEADERS, Era, raw, start_stub
 from tests.bench.peers.listeners import OPEN_S, Heard, Told
 from tests.bench.peers.smcp import start_world
+from tests.bench.peers.ticker import START, STOP
 from tests.dataplane.harness import AUDIENCE, World, modern_request, request
 from tests.parts import ROOT
 
@@ -63,15 +65,19 @@ def _measure(stack: ExitStack, directory: Path, era: Era, streams: int) -> None:
     world = start_world(stack, directory, max_tenant_logged_bytes=str(1024**3))
     told = _told(world, era, upstream, streams)
     with _Listeners(msgspec.structs.replace(told, streams=WARM)) as few:
+        _tell(upstream, START)
         few.measure(SETTLE_S)
+        _tell(upstream, STOP)
     gateway = psutil.Process(world.gateway.pid)
     before = gateway.memory_full_info()
     with _Listeners(told) as listeners:
+        _tell(upstream, START)
         listeners.measure(SETTLE_S)
         began = _cpu_s(gateway)
         heard = listeners.measure(MEASURED_S)
         cpu_us = (_cpu_s(gateway) - began) / max(heard.events, 1) * 1e6
         after = gateway.memory_full_info()
+        _tell(upstream, STOP)
     name = f"streams.{era}"
     figure(f"{name}.open", streams, "", goal=streams, better="higher")
     figure(f"{name}.rss_kb_each", (after.rss - before.rss) / streams / 1024, "KB", goal=GOAL_KB)
@@ -114,6 +120,10 @@ def _told(world: World, era: Era, upstream: str, streams: int) -> Told:
         "\r\n".join([*lines, "{session}\r\n"]).encode(),
         raw(path, msgspec.json.encode(request("initialize", client)), headers),
     )
+
+
+def _tell(upstream: str, method: str) -> None:
+    httpx.post(f"{upstream}/mcp", json=request(method), timeout=30).raise_for_status()
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -60,11 +60,15 @@ class RedisProcess:
     directory: Path
     port: int
     child: Child | None = None
+    appendfsync: str = "always"
 
     @property
     def redis(self) -> Redis:
         return Redis(
-            directory=self.directory, port=self.port, password="test", settings={"appendfsync": "always"}
+            directory=self.directory,
+            port=self.port,
+            password="test",
+            settings={"appendfsync": self.appendfsync},
         )
 
     @property

@@ -324,16 +324,26 @@ class Exchange:
     async def send(self, data: bytes, *, timeout_s: float) -> None:
         """Waits while the client does not read. Raises ClientGone when it has not read for `timeout_s`, or is not there."""
         for at in range(0, len(data), PIECE_BYTES):
-            piece = data[at : at + PIECE_BYTES] if len(data) > PIECE_BYTES else data
-            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
-            if self._wire.is_full:
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        await self._wire.drained()
-                except TimeoutError:
-                    raise ClientGone from None
-            if self._is_gone:
-                raise ClientGone
+            if not self.put(data[at : at + PIECE_BYTES]):
+                await self.drained(timeout_s=timeout_s)
+
+    def put(self, piece: bytes) -> bool:
+        """`send` without waiting, for PIECE_BYTES at most; False when nothing more should be sent until `drained`. Raises ClientGone."""
+        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        if self._is_gone:
+            raise ClientGone
+        return not self._wire.is_full
+
+    async def drained(self, *, timeout_s: float) -> None:
+        """Until the client has read enough. Raises ClientGone when it has not for `timeout_s`, or is not there."""
+        if self._wire.is_full:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wire.drained()
+            except TimeoutError:
+                raise ClientGone from None
+        if self._is_gone:
+            raise ClientGone
 
     async def end(self) -> None:
         self._write(b"0\r\n\r\n" if self._is_chunked else b"")

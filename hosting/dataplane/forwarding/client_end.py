@@ -13,7 +13,7 @@ from functools import partial
 
 from hosting.dataplane.call import EVENTS, Call, Plan
 from hosting.dataplane.contract import Era
-from hosting.dataplane.door.exchange import ClientGone
+from hosting.dataplane.door.exchange import PIECE_BYTES, ClientGone
 from hosting.dataplane.facts.routes import Table
 from hosting.dataplane.forwarding.streams import StopReason, end_with_key, is_admitted
 from hosting.dataplane.protocol.errors import Headers
@@ -100,9 +100,13 @@ class ClientEnd:
         """Waits while the client does not read. Raises ClientGone unless this goes on without it."""
         if self._is_client_gone:
             return
+        exchange, timeout_s = self._call.exchange, self._settings.stalled_client_s
         try:
+            if exchange.put(data[:PIECE_BYTES]) and len(data) <= PIECE_BYTES:
+                return
             async with asyncio.timeout(None) as self._writing:
-                await self._call.exchange.send(data, timeout_s=self._settings.stalled_client_s)
+                await exchange.drained(timeout_s=timeout_s)
+                await exchange.send(data[PIECE_BYTES:], timeout_s=timeout_s)
         except TimeoutError:
             pass  # let go of meanwhile
         except ClientGone:

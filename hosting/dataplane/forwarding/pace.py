@@ -17,6 +17,7 @@ FADES = 0.9
 REMEMBERED_S = 60.0  # so long an Environment that was costly counts as one, unless cheap pieces follow
 SHORTEST_S = 0.002  # debts below are left to grow: the loop's timers are no finer than a millisecond
 S_PER_BYTE = 0.0001 / (16 * 1024)  # of the loop, for bytes that only pass: measured 0.1 ms for 16 KiB
+CHEAP_BYTES, CHEAP_LINES = 2048, 8
 
 
 class Line:
@@ -28,14 +29,16 @@ class Line:
         self._lock = asyncio.Lock()
         self._resumes_at = 0.0
 
-    async def turn(self, cost_s: float) -> None:
-        """Until what was taken is paid. `cost_s` is what the next piece will take, as far as is known: paid for ahead, or everybody
-        who waits would go at once."""
+    async def turn(self, pace: Pace) -> None:
+        """Until what was taken is paid. What the next piece will take, as far as is known, is paid for ahead, or everybody who waits
+        would go at once. Whoever turns out to cost nothing by then pays nothing: one slow piece must not cost a thousand others."""
         async with self._lock:
+            if pace.is_idle:
+                return
             pause_s = self._resumes_at - time.monotonic()
             if pause_s > SHORTEST_S:
                 await asyncio.sleep(pause_s)
-            self.owe(cost_s)
+            self.owe(pace.pay_ahead())
 
     def owe(self, cost_s: float) -> None:
         self._resumes_at = max(self._resumes_at, time.monotonic()) + cost_s * PAUSE
@@ -69,9 +72,13 @@ class Pace:
         """Until it is this one's turn; at once for who cost nothing of late."""
         if self.is_idle:
             return
-        await self._line.turn(self._cost_s)
+        await self._line.turn(self)
+
+    def pay_ahead(self) -> float:
+        """What the next piece is expected to cost."""
         self._paid_s = self._cost_s
         self._cost_s *= FADES
+        return self._paid_s
 
     def _note(self, cost_s: float) -> None:
         """What was not paid for ahead is owed now."""
@@ -80,3 +87,9 @@ class Pace:
         self._until = time.monotonic() + REMEMBERED_S
         if cost_s > paid_s:
             self._line.owe(cost_s - paid_s)
+
+
+def is_cheap(piece: bytes) -> bool:
+    """Whether it cannot be costly, whatever is in it. To measure it would cost a tenth of what it does, and would count against its server
+    what the process does meanwhile (collecting garbage)."""
+    return len(piece) <= CHEAP_BYTES and piece.count(b"\n") + piece.count(b"\r") <= CHEAP_LINES

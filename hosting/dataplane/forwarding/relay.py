@@ -28,7 +28,7 @@ from hosting.dataplane.forwarding.journal import Journal, Log
 from hosting.dataplane.forwarding.journal_scripts import LIFE_S
 from hosting.dataplane.forwarding.keeping import Keeping, bounded_retry
 from hosting.dataplane.forwarding.outlet import RECONNECT_MS, end_of_listening
-from hosting.dataplane.forwarding.pace import Pace
+from hosting.dataplane.forwarding.pace import CHEAP_BYTES, Pace, is_cheap
 from hosting.dataplane.forwarding.streams import StopReason
 from hosting.dataplane.forwarding.upstream import Answer, UpstreamFailure
 from hosting.dataplane.protocol.era import Spoken, hear
@@ -188,6 +188,8 @@ class Relay(ClientEnd):
 
     def _parse(self, piece: bytes) -> list[_Heard]:
         """Only what is MCP, or moves the position in the stream. Raises UpstreamFailure (too_large), Refusal (429, 503)."""
+        if is_cheap(piece) and self._parser.held <= CHEAP_BYTES:
+            return self._parsed(piece)
         began = time.thread_time()
         try:
             return self._parsed(piece)
@@ -235,9 +237,14 @@ class Relay(ClientEnd):
         plain = [event for event, _ in events]
         is_over = not self._left and not self.is_listening
         ids = await self._keeping.ids_for(plain, is_awaited=not self._is_client_gone, ends=is_over)
-        began = time.thread_time()
-        written = b"".join(self._rewrite(event, event_id) for event, event_id in zip(plain, ids, strict=True))
-        self._pace.charge(time.thread_time() - began)
+        if len(plain) == 1 and is_cheap(plain[0].data):
+            written = self._rewrite(plain[0], ids[0])
+        else:
+            began = time.thread_time()
+            written = b"".join(
+                self._rewrite(event, event_id) for event, event_id in zip(plain, ids, strict=True)
+            )
+            self._pace.charge(time.thread_time() - began)
         if written:
             await self.write(written)
             on_sent(len(written))

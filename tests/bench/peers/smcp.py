@@ -38,8 +38,8 @@ def start(stack: ExitStack, directory: Path, upstream: str) -> Peer:
 
 
 def start_world(stack: ExitStack, directory: Path, **knobs: str) -> World:
-    """A gateway with its Redis, `knobs` as in its environment. The stand-in is there for its control door alone."""
-    redis = RedisProcess(directory / "redis", free_port())
+    """A gateway with its Redis (synced as in production), `knobs` as in its environment. The stand-in is there for its control door alone."""
+    redis = RedisProcess(directory / "redis", free_port(), appendfsync="everysec")
     redis.start()
     stack.callback(redis.stop)
     publisher = stack.enter_context(closing(Publisher(redis.url)))

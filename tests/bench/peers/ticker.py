@@ -1,5 +1,6 @@
 """A server that tells everybody who listens something every second: `python -m tests.bench.peers.ticker PORT`.
 
+It begins when it is asked `START`, or opening many streams would be measured too.
 A listener is a GET under a session, or a POST of `subscriptions/listen`. Each event holds its number on the stream and when it was written
 (CLOCK_MONOTONIC, ns: the same in every process of a machine). The streams' seconds begin spread over SLOTS, as unrelated servers' would.
 """
@@ -14,6 +15,7 @@ import uvloop
 
 from tests.bench.peers.stub import Stub, answer_to
 
+START, STOP = "bench/start", "bench/stop"
 SLOTS = 100
 SLOT_S = 1 / SLOTS
 SESSION = b"\r\nmcp-session-id: "
@@ -27,6 +29,7 @@ class Listening(Stub):
 
     slots: tuple[list[Listening], ...] = tuple([] for _ in range(SLOTS))
     opened = 0
+    is_telling = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +41,8 @@ class Listening(Stub):
             self._listen(b"" if head.startswith(b"get ") else _ACKNOWLEDGED)
             return
         answer = answer_to(body)
+        if START.encode() in body or STOP.encode() in body:
+            Listening.is_telling = START.encode() in body
         if b'"initialize"' in body:
             Listening.opened += 1
             answer = answer.replace(b"\r\n\r\n", SESSION + b"ticker-%d\r\n\r\n" % Listening.opened, 1)
@@ -68,7 +73,7 @@ async def serve(port: int) -> None:
     while True:
         tick += 1
         await asyncio.sleep(tick * SLOT_S - loop.time())
-        for listening in Listening.slots[tick % SLOTS]:
+        for listening in Listening.slots[tick % SLOTS] if Listening.is_telling else ():
             listening.tell()
 
 
