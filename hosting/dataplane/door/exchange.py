@@ -70,8 +70,8 @@ class Wire(Protocol):
 
     def say_continue(self) -> None: ...
 
-    def close(self) -> None:
-        """Once what was written has been read."""
+    def part(self) -> None:
+        """The Exchange has ended; whoever answers it goes on."""
 
     def abort(self) -> None: ...
 
@@ -350,13 +350,14 @@ class Exchange:
         self.is_ended = True
 
     def leave(self) -> None:
-        """`end`, and the connection with it, although whoever answers goes on: the client has another one by now."""
+        """`end`, although whoever answers goes on: the client has another connection for it by now, and may use this one again."""
         if self._wire.is_full:
             self._wire.abort()  # it does not read this one
             return
         self._write(b"0\r\n\r\n" if self._is_chunked else b"")
-        self.is_ended = True
-        self._wire.close()
+        self.is_ended = self._is_gone = True
+        self._watchers.clear()
+        self._wire.part()
 
     def _write(self, data: bytes) -> None:
         if self._is_gone or self._wire.is_lost:

@@ -219,6 +219,12 @@ class Connection(asyncio.Protocol):
     def say_continue(self) -> None:
         self.write(_CONTINUE)
 
+    def part(self) -> None:
+        """The answer has ended, and its handler goes on without the client: the next request has its turn."""
+        exchange, self._current = self._current, None
+        if exchange is not None:
+            self._after(exchange)
+
     def switch(self) -> None:
         """The handshake was accepted: what follows is the Exchange's own."""
         self._has_switched = True
@@ -262,10 +268,12 @@ class Connection(asyncio.Protocol):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handle(exchange)
-            await self._until_read()
+            if self._current is exchange:
+                await self._until_read()
         finally:
-            self._current = self._task = None
-            self._after(exchange)
+            if self._current is exchange:
+                self._current = self._task = None
+                self._after(exchange)
 
     async def _until_read(self) -> None:
         """A client that reads nothing is answered no further: small answers wait for nobody, and many of them are a lot."""
