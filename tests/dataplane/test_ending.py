@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +89,27 @@ def test_an_open_connection_may_bring_one_last_request(mortal: World) -> None:
                 there.call("echo")
         mortal.standin.go("ending-last")
         assert '"result"' in holding.read().decode()
+    assert mortal.gateway.wait(8) == 0
+
+
+def test_who_was_let_in_by_the_system_is_served(mortal: World) -> None:
+    """Connected, and their requests sent, before the gateway closed its door or accepted them."""
+    caller = mortal.caller(mortal.server("ending-backlog"))
+    body = json.dumps(call_of("echo")).encode()
+    head = "".join(f"{name}: {value}\r\n" for name, value in caller.headers.items())
+    request = f"POST {httpx.URL(caller.url).path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}content-length: {len(body)}\r\n\r\n"
+    os.kill(mortal.gateway.pid, signal.SIGSTOP)
+    try:
+        clients = [socket.create_connection(("127.0.0.1", mortal.gateway.port), 10) for _ in range(20)]
+        for client in clients:
+            client.sendall(request.encode() + body)
+        mortal.gateway.terminate()
+    finally:
+        os.kill(mortal.gateway.pid, signal.SIGCONT)
+    for client in clients:
+        with client:
+            answer = client.makefile("rb").read()  # to the end of the connection
+            assert answer.startswith(b"HTTP/1.1 200 ")
     assert mortal.gateway.wait(8) == 0
 
 
