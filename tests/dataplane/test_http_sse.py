@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 import pytest
 from mcp.client.session import ClientSession
@@ -326,6 +327,23 @@ class TestRefusals:
             world.standin.go("flood", 64)
             answered = {client.heard()["id"] for _ in range(64)}
             assert answered | {told["id"] for told in refused} == set(range(70))
+
+    def test_what_waits_for_a_server_is_of_the_tenants_memory(self, world: World) -> None:
+        """Whatever is posted is accepted at once, and waits here for the notification before it to be taken."""
+        route = world.server("old-heavy", world.target("scripted-stateful"))
+        with connected(world, route) as client:
+            client.initialize()
+            world.standin.answer_raw(b"", stays_open=True)
+            version = world.publisher.next_version("route")
+            deaf = msgspec.structs.replace(route, dispatch=world.standin.raw_dispatch, version=version)
+            world.publisher.publish(deaf)
+            world.settle()
+            before = psutil.Process(world.gateway.pid).memory_info().rss
+            assert client.post({"jsonrpc": "2.0", "method": "notifications/progress"}).status_code == 202
+            call = request("tools/call", {"name": "echo", "x": "y" * 3_900_000})
+            statuses = [client.post(call).status_code for _ in range(60)]
+            assert set(statuses) == {202, 429}
+            assert psutil.Process(world.gateway.pid).memory_info().rss - before < 150 * 1024 * 1024
 
     def test_a_client_that_does_not_read_costs_little_and_is_given_up(self, world: World) -> None:
         world.server("old-stalled", world.target("scripted-stateful"))

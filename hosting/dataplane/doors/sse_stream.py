@@ -123,13 +123,14 @@ class SseStream:
     def _ask_for(self, letter: bytes) -> None:
         message = parse(letter)  # it was before it was handed over
         assert isinstance(message, Message)
-        is_too_many = len(self._asking) >= MAX_AT_ONCE
-        task = asyncio.create_task(
-            self._carry(message, letter, after=self._last_notice, is_too_many=is_too_many)
-        )
+        refusal = self._refusal_of(message, size=len(letter))
+        if refusal is None:
+            task = asyncio.create_task(self._carry(message, letter, after=self._last_notice))
+        else:
+            task = asyncio.create_task(self._refuse(refusal, is_asked=message.kind == "request"))
         self._asking.add(task)
         task.add_done_callback(self._asked)
-        if message.kind != "request":
+        if message.kind != "request" and refusal is None:
             self._last_notice = task
 
     def _asked(self, task: asyncio.Task[None]) -> None:
@@ -146,20 +147,18 @@ class SseStream:
         elif exc is not None and not self._ending.done():
             self._ending.set_exception(exc)
 
-    async def _carry(
-        self, message: Message, letter: bytes, *, after: asyncio.Task[None] | None, is_too_many: bool
-    ) -> None:
+    async def _refuse(self, refusal: Refusal, *, is_asked: bool) -> None:
+        if is_asked:
+            await self._say(refusal.body())
+
+    async def _carry(self, message: Message, letter: bytes, *, after: asyncio.Task[None] | None) -> None:
         """One message of the client's: to the gateway, and what it says onto the stream. Raises ClientGone.
 
         Never before the server has taken the notification `after` which it was posted: `initialized` comes first.
         """
         if after is not None:
             await asyncio.wait([after])
-        refusal = self._refusal_of(message, is_too_many=is_too_many)
-        if refusal is not None:
-            if message.kind == "request":
-                await self._say(refusal.body())
-            return
+        self._call.share.give(len(letter))  # the gateway takes it of the request's own
         inner = self._inner("POST", letter, message)
         await self._serve(inner)
         if message.method == "initialize" and inner.session_id:
@@ -230,12 +229,18 @@ class SseStream:
     async def _say(self, message: bytes) -> None:
         await self._write(encode_event(message))
 
-    def _refusal_of(self, message: Message, *, is_too_many: bool) -> Refusal | None:
-        if is_too_many:
+    def _refusal_of(self, message: Message, *, size: int) -> Refusal | None:
+        """Why it is not carried on; None: it is, and until then what it holds is the stream's."""
+        if len(self._asking) >= MAX_AT_ONCE:
             return Refusal(BUSY, request_id=message.id)
         if META_VERSION in meta_of(message):
             told = {"supported": list(LEGACY_REVISIONS), "requested": meta_of(message)[META_VERSION]}
             return Refusal(UNSUPPORTED_VERSION, request_id=message.id, data=told)
+        try:
+            self._call.share.take(size)
+        except Refusal as refusal:
+            refusal.request_id = message.id
+            return refusal
         return None
 
     async def _write(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ DEAD_AFTER_S = 5
 LIFE_S = 120
 WAIT_S = 1.0  # longer than this nobody who posts waits for Redis
 MAX_LETTERS = 64  # that one Box may hold unread, here or in Redis
+MAX_BOX_BYTES = 16 * 1024 * 1024  # unread in one Box here; one letter always fits
 MAX_BELLS = 100_000  # that one node may not have heard yet
 BELLS_AT_ONCE = 500
 PAUSE_S = 1.0
@@ -50,24 +51,28 @@ return 'delivered'
 
 
 class Box:
-    """Where one asker waits. Bounded: MAX_LETTERS unread."""
+    """Where one asker waits. Bounded: MAX_LETTERS and MAX_BOX_BYTES unread."""
 
     def __init__(self) -> None:
         self._letters: asyncio.Queue[bytes] = asyncio.Queue(MAX_LETTERS)
+        self._held = 0
 
     async def take(self, timeout_s: float) -> bytes | None:
         """The oldest letter; None when none came in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._letters.get()
+                letter = await self._letters.get()
         except TimeoutError:
             return None
+        self._held -= len(letter)
+        return letter
 
     def put(self, letter: bytes) -> bool:
         """Whether there was room."""
-        if self._letters.full():
+        if self._letters.full() or (self._held and self._held + len(letter) > MAX_BOX_BYTES):
             return False
         self._letters.put_nowait(letter)
+        self._held += len(letter)
         return True
 
 
