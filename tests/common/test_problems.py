@@ -35,7 +35,7 @@ def acme(rest_door: RestDoor) -> TenantAtTheDoor:
         ("POST", "{t}/servers", {"content": b'"text"'}, 422, "invalid"),
         ("POST", "{t}/servers", {"json": {"slug": "ok", "colour": "red"}}, 422, "invalid"),
         ("POST", "{t}/servers", {"json": {"slug": "ok", "kind": "stdio"}}, 422, "server-kind-not-offered"),
-        ("POST", "{t}/servers", {"json": {"slug": "ok", "kind": "remote"}}, 422, "server-kind-not-offered"),
+        ("POST", "{t}/servers", {"json": {"slug": "ok", "kind": "hub"}}, 422, "server-kind-not-offered"),
         ("POST", "{t}/servers", {"json": {"slug": "Not Ok"}}, 422, "slug-invalid"),
         ("POST", "{t}/servers", {"json": {"catalog": "none"}}, 422, "invalid"),
         ("POST", "{t}/servers", {"json": {}}, 422, "invalid"),
