@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -108,3 +109,17 @@ def test_a_message_over_the_bound_is_refused_before_it_comes(sizes: list[int]) -
     before = [head + b"x" * size for head, size in zip(whole, sizes, strict=False)]
     assert code_of(100, *before) == 0
     assert code_of(100, *before, last) == 1009
+
+
+def test_a_message_in_tiny_fragments_costs_about_its_bytes() -> None:
+    fragment = masked(bytes((0x00, 2)) + b"ab", b"\x01\x02\x03\x04")
+    parser = FrameParser(1 << 20)
+    tracemalloc.start()
+    parser.feed(masked(bytes((0x02, 2)) + b"ab", b"\x01\x02\x03\x04"))
+    for _ in range(100):
+        parser.feed(fragment * 1000)
+        assert parser.next() is None
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert parser.held == 200_002
+    assert held < 4 * parser.held

@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handle(exchange)
-            if self._current is exchange:
+            if self._current is exchange and exchange.is_ended:
                 await self._until_read()
         finally:
             if self._current is exchange:

@@ -57,13 +57,14 @@ class FrameParser:
         self._mask = b""
         self._control = b""
         self._kind = 0  # of the message that is being read
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._message = (
+            bytearray()
+        )  # in one piece: a list of small fragments would cost many times their bytes
 
     @property
     def held(self) -> int:
         """Bytes of what is not whole yet."""
-        return self._size + len(self._buffer)
+        return len(self._message) + len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -95,7 +96,7 @@ class FrameParser:
             return False
         if length >= 126:
             (length,) = struct.unpack_from(">H" if length == 126 else ">Q", self._buffer, 2)
-        if self._opcode < CLOSE and self._size + length > self._limit:
+        if self._opcode < CLOSE and len(self._message) + length > self._limit:
             raise FrameError(1009, "the message is too large")
         self._mask = bytes(self._buffer[size - 4 : size])
         self._left = length
@@ -121,9 +122,7 @@ class FrameParser:
             self._control += plain
             return
         self._kind = self._kind or self._opcode
-        self._size += len(plain)
-        if plain:
-            self._pieces.append(plain)
+        self._message += plain
 
     def _close_frame(self) -> Heard | None:
         if self._opcode >= CLOSE:
@@ -133,8 +132,8 @@ class FrameParser:
             return Control("ping" if self._opcode == PING else "pong", control)
         if not self._is_final:
             return None
-        data, kind = b"".join(self._pieces), self._kind
-        self._pieces, self._size, self._kind = [], 0, 0
+        data, kind = bytes(self._message), self._kind
+        self._message, self._kind = bytearray(), 0
         return data if kind == BINARY else _text(data)
 
 
