@@ -16,7 +16,7 @@ from mcp.shared.inbound import encode_header_value, validate_mcp_param_headers
 from hosting.dataplane.bridges.legs import is_modern_client_bridged
 from hosting.dataplane.bridges.to_legacy import answers
 from hosting.dataplane.bridges.to_legacy.asks import input_required, is_declared, read_ask
-from hosting.dataplane.bridges.to_legacy.facts import rules_in
+from hosting.dataplane.bridges.to_legacy.facts import UPDATED, Interests, rules_in
 from hosting.dataplane.bridges.to_legacy.headers import ToolRule, check_headers, marks_in, rule_of
 from hosting.dataplane.bridges.to_legacy.requests import (
     LEVELS,
@@ -25,6 +25,7 @@ from hosting.dataplane.bridges.to_legacy.requests import (
     read_request,
     wants_message,
 )
+from hosting.dataplane.bridges.to_legacy.session import MAX_PENDING, Listener
 from hosting.dataplane.bridges.to_modern.param_headers import InvalidAnnotation, annotated
 from hosting.dataplane.bridges.to_modern.toolbook import Book, rewrite_list
 from hosting.dataplane.contract import Route, Target
@@ -284,3 +285,15 @@ def test_what_is_learnt_of_tools_is_bounded_in_bytes() -> None:
 def test_what_is_not_utf8_is_heard_at_once_to_be_no_message(raw: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         hear(raw)
+
+
+async def test_a_listener_that_falls_behind_is_told_instead_of_held() -> None:
+    """Below one URI that it has subscribed to a server can name as many as it likes."""
+    for size in (10, 100_000):
+        listener = Listener(Interests(frozenset(), ("file:///",)))
+        for number in range(2 * MAX_PENDING):
+            listener.hear(UPDATED, f"file:///{number}", b"x" * size)
+        heard = 0
+        while (told := await listener.next()) is not None:
+            heard += len(told[1])
+        assert size <= heard <= 1_200_000

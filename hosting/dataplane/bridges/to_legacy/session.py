@@ -42,19 +42,29 @@ def upkeep_of(call: Call, *, until: float = math.inf) -> Upkeep:
     return Upkeep(call.route, call.caller, call.request_id, call.share, call.hops, call.is_probe, until=until)
 
 
+MAX_PENDING = 1000  # things that changed, of one listener
+MAX_PENDING_BYTES = 1024 * 1024
+
+
 class Listener:
-    """One `subscriptions/listen`. What it has not fetched yet is kept once for each thing that changed, so it is bounded."""
+    """One `subscriptions/listen`. What it has not fetched yet is kept once for each thing that changed: whoever falls behind by more than
+    MAX_PENDING of them, or MAX_PENDING_BYTES, is told that it listens no more."""
 
     def __init__(self, interests: Interests) -> None:
         self.interests = interests
         self.is_lost = False  # its session is over
         self._pending: dict[tuple[str, str], bytes] = {}
+        self._held = 0
         self._bell = asyncio.Event()
 
     def hear(self, method: str, uri: str, raw: bytes) -> None:
-        if self.interests.match(method, uri):
-            self._pending[method, uri] = raw
-            self._bell.set()
+        if self.is_lost or not self.interests.match(method, uri):
+            return
+        self._held += len(raw) - len(self._pending.get((method, uri), b""))
+        self._pending[method, uri] = raw
+        self._bell.set()
+        if len(self._pending) > MAX_PENDING or self._held > MAX_PENDING_BYTES:
+            self.lose()
 
     def lose(self) -> None:
         self.is_lost = True
@@ -69,6 +79,7 @@ class Listener:
             await self._bell.wait()
         (method, uri), raw = next(iter(self._pending.items()))
         del self._pending[method, uri]
+        self._held -= len(raw)
         return method, raw
 
 
