@@ -119,10 +119,7 @@ class Pair:
 
     def settle(self) -> None:
         """Until both nodes know what was published."""
-        cursor = self.world.publisher.last_change()
-        wait_for(
-            lambda: all(node.readyz()["cursor"] == cursor for node in self.nodes), what="the nodes to follow"
-        )
+        self.world.settle(*self.nodes[1:])
 
 
 def paired(

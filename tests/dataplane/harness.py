@@ -442,12 +442,14 @@ class World:
         same.headers = caller.headers
         return same
 
-    def settle(self) -> None:
-        """Until the gateway has followed to the end of the stream."""
+    def settle(self, *others: GatewayProcess) -> None:
+        """Until the gateway, and others, have followed to the end of the stream."""
         marker = self.publisher.last_change()
-        wait_for(
-            lambda: _order(self.gateway.readyz()["cursor"]) >= _order(marker), what="the gateway to follow"
-        )
+        for node in (self.gateway, *others):
+            wait_for(
+                lambda node=node: _order(node.readyz()["cursor"]) >= _order(marker),  # type: ignore[misc]
+                what="the gateway to follow",
+            )
 
     def url(self, route: Route) -> str:
         return f"{self.gateway.url}/{route.tenant_slug}/{route.server_slug}~{route.environment_slug}/mcp"
