@@ -1,7 +1,7 @@
 """Real MCP clients, all talked to in one way: `await talk(client, url, token, steps)`.
 
     python-legacy, python-modern          PyPI `mcp` 2.x
-    mcp1-legacy, mcp1-sse                 PyPI `mcp` 1.x; what ends in -sse speaks HTTP+SSE, and is not among CLIENTS
+    mcp1-legacy, mcp1-sse                 PyPI `mcp` 1.x; what ends in -sse speaks HTTP+SSE
     fastmcp-legacy, fastmcp-modern        PyPI `fastmcp`
     sdk-legacy, sdk-sse                   npm `@modelcontextprotocol/sdk` 1.x
     client-legacy, client-modern          npm `@modelcontextprotocol/client` 2.x
@@ -115,7 +115,12 @@ async def talk(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Transcript:
-    """Connects, takes the steps in order, closes. Raises ClientFailed, TimeoutError after TIMEOUT_S."""
+    """Connects to an endpoint (HTTP+SSE has its own address beside it), takes the steps in order, closes.
+
+    Raises ClientFailed, TimeoutError after TIMEOUT_S.
+    """
+    if client.endswith("-sse"):
+        url = f"{url.removesuffix('/mcp').removesuffix('/sse')}/sse"
     sent = dict(headers or {})
     if token is not None:
         sent["Authorization"] = f"Bearer {token}"

@@ -136,7 +136,7 @@ class Inner:
 class InnerExchange(Exchange):
     """What the gateway sees of it. Not a client's own request: that one was counted already, and a drain lets it finish."""
 
-    __slots__ = ("_gone", "_inner", "_whole")
+    __slots__ = ("_gone", "_inner", "_put", "_whole")
     is_inner = True
 
     def __init__(
@@ -163,6 +163,7 @@ class InnerExchange(Exchange):
         self._inner = inner
         self._whole = body
         self._gone = gone
+        self._put: list[bytes] = []  # and not heard yet
 
     async def read_body(self, *, limit: int, timeout_s: float, share: Share) -> bytes:
         body, self._whole = self._whole, b""
@@ -190,9 +191,15 @@ class InnerExchange(Exchange):
         self._status = status
         self._inner.hear_head(status, headers)
 
-    async def send(self, data: bytes, *, timeout_s: float) -> None:
+    def put(self, piece: bytes) -> bool:
+        self._put.append(piece)
+        return False
+
+    async def drained(self, *, timeout_s: float) -> None:
         """The stream it goes onto has the client's patience."""
-        await self._inner.hear_piece(data)
+        put, self._put = self._put, []
+        for piece in put:
+            await self._inner.hear_piece(piece)
 
     def leave(self) -> None:
         self.is_ended = True
