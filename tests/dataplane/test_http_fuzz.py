@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hosting.dataplane.door.connection import Connection
 from hosting.dataplane.door.exchange import Exchange
-from hosting.dataplane.door.server import Connection, Server
+from hosting.dataplane.door.server import Server
 from hosting.dataplane.forwarding.connections import Connection as ToServer
 from hosting.dataplane.forwarding.connections import ConnectionLostError
 from hosting.dataplane.protocol.errors import Refusal
