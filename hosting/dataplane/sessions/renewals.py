@@ -48,6 +48,14 @@ _UNLOCK = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
+_TAKE = """
+-- KEYS: the session's hash. ARGV: the fields of its opening and its renewal. Who comes before the opening was written takes nothing: the
+-- node that has it still to write would find it without its renewal.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return false end
+local found = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('DEL', KEYS[1])
+return found
+"""
 _REMEMBER = """
 -- KEYS: the session's hash. ARGV: for how long it is kept (ms), the most fields it may have, field, value.
 if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
@@ -94,6 +102,7 @@ class Renewals:
         self._seal = Seal(ring, "renewal")
         self._redis: Any = redis  # its annotations mix sync and async, text and bytes
         self._unlock = redis.register_script(_UNLOCK)
+        self._take = redis.register_script(_TAKE)
         self._remember = redis.register_script(_REMEMBER)
         self._known: OrderedDict[tuple[str, bytes], Renewal] = OrderedDict()
         self._unwritten: dict[str, dict[str, str]] = {}
@@ -168,13 +177,16 @@ class Renewals:
 
     async def take(self, revocations: Sequence[Revocation]) -> list[Opening | None]:
         """What is known of each session's server, for one node alone: reading it removes it. Raises redis.RedisError, TimeoutError."""
-        pipe = self._redis.pipeline(transaction=True)
+        pipe = self._redis.pipeline(transaction=False)
         for fact in revocations:
-            pipe.hmget(self.key(fact.tenant, fact.session), _OPENED, _RENEWED)
-            pipe.delete(self.key(fact.tenant, fact.session))
+            key = self.key(fact.tenant, fact.session)
+            await self._take(keys=[key], args=[_OPENED, _RENEWED], client=pipe)
         async with asyncio.timeout(WAIT_S):
             answers = await pipe.execute()
-        return [self._last(fact, *found) for fact, found in zip(revocations, answers[::2], strict=True)]
+        return [
+            self._last(fact, *(found or (None, None)))
+            for fact, found in zip(revocations, answers, strict=True)
+        ]
 
     def _last(self, fact: Revocation, sealed: bytes | None, renewed: bytes | None) -> Opening | None:
         of = (fact.tenant, fact.environment, fact.session)
