@@ -21,7 +21,7 @@ from hosting.dataplane.sessions.seal import NotSealed, Seal, derive_key
 
 MAX_LIFE_S = 30 * 24 * 3600
 MAX_ID = 512
-OPENED_KEPT = 10_000  # a session's id comes with each of its requests
+OPENED_KEPT = 2_000  # a session's id comes with each of its requests; more than this would be felt in memory
 MAX_UPSTREAM_ID = 256
 MAX_CLIENT_TEXT = 64  # bytes of what a client calls itself, name and version each
 _LAYOUT = 2
