@@ -49,6 +49,7 @@ ClientName = Literal[
     "inspector-modern",
 ]
 CLIENTS: Final[tuple[ClientName, ...]] = get_args(ClientName)
+STREAMABLE: Final = tuple(client for client in CLIENTS if not client.endswith("-sse"))  # need no gateway
 ANSWER: Final[Mapping[str, Any]] = {"name": "Ada"}  # what every client's user says when asked
 PINNED: Final = {"mcp1": "mcp-1", "fastmcp": "fastmcp"}  # tests/python/<name>.txt
 MODERN: Final = "2026-07-28"

@@ -14,8 +14,8 @@ import pytest
 from hosting.catalog.catalog import get_entry
 from hosting.cloudflare.port import ScriptUpload
 from tests.clients import (
-    CLIENTS,
     MODERN,
+    STREAMABLE,
     Answer,
     ClientName,
     Step,
@@ -91,7 +91,7 @@ def failed(answer: Answer, *words: str) -> bool:
 
 
 @pytest.mark.acceptance("S3.2", "S3.19", "S3.21", "S3.22")
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", STREAMABLE)
 async def test_every_client_lists_calls_and_reads(starter: Starter, client: ClientName) -> None:
     tools, three, division, resources, info = await starter.answers(
         client,
