@@ -163,6 +163,7 @@ class TestRedisAway:
                 own_redis.start()
 
             def has_place() -> str:
+                time.sleep(0.2)  # the stream must outlast the time for which Redis is left alone
                 world.standin.go("replay-away")
                 next(heard)
                 return heard.last_id
