@@ -25,20 +25,20 @@ from urllib.parse import parse_qs
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
 
-from tests.dataplane.standin import (
-    Control,
+from tests.dataplane.asgi import (
     Receive,
     Scope,
-    Scripted,
     Send,
     answer,
     begin_stream,
     end_stream,
     event,
-    official,
     read,
     result,
 )
+from tests.dataplane.control import Control
+from tests.dataplane.official import official
+from tests.dataplane.scripted import Scripted
 
 TRAPS = ("127.0.0.2", "::1")
 

@@ -13,17 +13,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request, validate_mcp_param_headers
-from mcp_types import CreateMessageResult, ListRootsResult, SamplingMessage, TextContent
-from pydantic import BaseModel
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from tests.dataplane.asgi import Receive, Send, answer, begin_stream, end_stream, error, event, until_gone
 
 REVISION = "2026-07-28"
 META = "io.modelcontextprotocol/"
@@ -76,7 +70,7 @@ class ModernScripted:
         self, script: str, entry: dict[str, Any], body: bytes, receive: Receive, send: Send
     ) -> None:
         if entry["method"] != "POST":
-            await self._answer(send, 405, b"")
+            await answer(send, 405, b"")
             return
         message = json.loads(body)
         params = message.get("params", {})
@@ -171,7 +165,7 @@ class ModernScripted:
                     told = json.dumps(
                         {"jsonrpc": "2.0", "id": message["id"], "error": asked["error"]}
                     ).encode()
-                await self._answer(send, asked["status"], told, extra=asked.get("headers", []))
+                await answer(send, asked["status"], told, extra=asked.get("headers", []))
             case "kind":
                 await self._result(send, message, {"content": [], **asked["result"]})
             case "stream":
@@ -211,7 +205,7 @@ class ModernScripted:
         receive: Receive,
         send: Send,
     ) -> None:
-        await self._begin(send)
+        await begin_stream(send)
         token = params["_meta"].get("progressToken")
         for at in range(asked.get("count", 1)):
             if "permit" in asked:
@@ -226,12 +220,12 @@ class ModernScripted:
         if (rounds := asked.get("rounds")) and params.get("requestState") is None:
             told = {"resultType": "input_required", "inputRequests": rounds[0], "requestState": "s"}
             await self._event(send, {"id": message["id"], "result": told})
-            await send({"type": "http.response.body", "body": b""})
+            await end_stream(send)
             return
         result = {"resultType": "complete", "content": [{"type": "text", "text": "streamed"}]}
         await self._event(send, {"id": message["id"], "result": result})
         entry["finished"] = True
-        await send({"type": "http.response.body", "body": b""})
+        await end_stream(send)
 
     async def _wait(
         self,
@@ -242,9 +236,9 @@ class ModernScripted:
         send: Send,
     ) -> None:
         if asked.get("as") == "sse":
-            await self._begin(send)
+            await begin_stream(send)
         taking = asyncio.create_task(self._control.permit(asked["permit"]).acquire())
-        gone = asyncio.create_task(self._gone(receive))
+        gone = asyncio.create_task(until_gone(receive))
         await asyncio.wait([taking, gone], return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             taking.cancel()
@@ -255,7 +249,7 @@ class ModernScripted:
         if asked.get("as") == "sse":
             result = {"resultType": "complete", "content": []}
             await self._event(send, {"id": message["id"], "result": result})
-            await send({"type": "http.response.body", "body": b""})
+            await end_stream(send)
         else:
             await self._text(send, message, "waited")
 
@@ -273,12 +267,12 @@ class ModernScripted:
             await self._error(send, message, -32601, "Method not found", status=404)
             return
         wanted = params["notifications"]
-        await self._begin(send)
+        await begin_stream(send)
         mark = {SUBSCRIPTION: message["id"]}
         ack = {"notifications": wanted, "_meta": mark}
         await self._event(send, {"method": "notifications/subscriptions/acknowledged", "params": ack})
         entry["acknowledged"] = True
-        gone = asyncio.create_task(self._gone(receive))
+        gone = asyncio.create_task(until_gone(receive))
         ending = asyncio.create_task(self._control.permit("listen-end").acquire())
         while True:
             taking = asyncio.create_task(self._control.permit("listen").acquire())
@@ -301,11 +295,7 @@ class ModernScripted:
             return
         gone.cancel()
         await self._event(send, {"id": message["id"], "result": {"resultType": "complete", "_meta": mark}})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await end_stream(send)
 
     async def _text(self, send: Send, message: dict[str, Any], text: str) -> None:
         meta = {f"{META}serverInfo": {"name": "x", "version": "1"}, "com.example/kept": 1}
@@ -314,84 +304,12 @@ class ModernScripted:
     async def _result(self, send: Send, message: dict[str, Any], told: dict[str, Any]) -> None:
         result = {"resultType": "complete", **told}
         body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}, ensure_ascii=False)
-        await self._answer(send, 200, body.encode())
+        await answer(send, 200, body.encode())
 
     async def _error(
         self, send: Send, message: dict[str, Any], code: int, text: str, *, status: int = 200
     ) -> None:
-        error = {"code": code, "message": text}
-        await self._answer(
-            send, status, json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "error": error}).encode()
-        )
-
-    async def _answer(self, send: Send, status: int, body: bytes, extra: Any = ()) -> None:
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        headers += [(name.encode(), value.encode()) for name, value in extra]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _begin(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await answer(send, status, error(message.get("id"), code, text))
 
     async def _event(self, send: Send, message: dict[str, Any]) -> None:
-        body = f"data: {json.dumps({'jsonrpc': '2.0', **message})}\n\n".encode()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-class Name(BaseModel):
-    name: str
-
-
-def _who() -> Elicit[Name]:
-    return Elicit("who are you?", Name)
-
-
-def _thought() -> Sample:
-    asked = SamplingMessage(role="user", content=TextContent(type="text", text="think"))
-    return Sample([asked], max_tokens=10)
-
-
-def _roots() -> ListRoots:
-    return ListRoots()
-
-
-def official_modern() -> MCPServer:
-    """The official SDK's server, asking for everything a client can be asked for."""
-    server = MCPServer("official-modern")
-
-    @server.tool()
-    def add(a: int, b: int) -> int:
-        return a + b
-
-    @server.tool()
-    async def count(ctx: Context, to: int) -> str:
-        for at in range(to):
-            await ctx.report_progress(at + 1, to)
-        return f"counted to {to}"
-
-    @server.tool()
-    def greet(who: Annotated[Name, Resolve(_who)]) -> str:
-        return f"hello {who.name}"
-
-    @server.tool()
-    def everything(
-        who: Annotated[Name, Resolve(_who)],
-        thought: Annotated[CreateMessageResult, Resolve(_thought)],
-        roots: Annotated[ListRootsResult, Resolve(_roots)],
-    ) -> str:
-        text = thought.content.text if isinstance(thought.content, TextContent) else ""
-        return f"{who.name} {text} {roots.roots[0].uri}"
-
-    @server.tool()
-    async def touch(ctx: Context) -> str:
-        await ctx.notify_resource_updated("test://greeting")
-        await ctx.notify_tools_changed()
-        return "touched"
-
-    @server.resource("test://greeting")
-    def greeting() -> str:
-        return "hello"
-
-    return server
+        await event(send, {"jsonrpc": "2.0", **message})

@@ -7,6 +7,7 @@ use any more. Another node has taken the stream over. What each of them means fo
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -20,7 +21,7 @@ from hosting.dataplane.protocol.errors import Headers
 from hosting.dataplane.settings import Settings
 
 
-class ClientEnd:
+class ClientEnd(ABC):
     """One connection to one client. Fillers override `fill` and `told_to_stop`, and say whether they outlive their client."""
 
     def __init__(self, call: Call, plan: Plan, settings: Settings) -> None:
@@ -47,13 +48,13 @@ class ClientEnd:
         """Whether `fill` goes on when its client has left."""
         return False
 
+    @abstractmethod
     async def fill(self, on_sent: Callable[[int], None]) -> None:
         """Until the stream has done its duty. May raise ClientGone."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def told_to_stop(self, reason: StopReason) -> None:
         """The last words, if any."""
-        raise NotImplementedError
 
     def is_admitted(self, table: Table) -> bool:
         return is_admitted(self._call, self._plan.session, table)
